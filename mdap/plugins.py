@@ -23,28 +23,6 @@ from mdap.rules.parameters import read_values
 from mdap.settings import complaint, explain
 from mdap.tasks import Task
 
-__all__ = [
-    "COMMANDS",
-    "OBJECT",
-    "PROVIDERS",
-    "TASKS",
-    "VERIFIERS",
-    "former_name",
-    "in_full",
-    "installed",
-    "is_installed",
-    "load_command",
-    "load_plugin",
-    "load_provider",
-    "load_task",
-    "make_moved",
-    "make_recorded",
-    "make_task",
-    "read_params",
-    "task_name",
-    "unfindable",
-]
-
 TASKS: Final = "mdap.tasks"
 PROVIDERS: Final = "mdap.providers"
 COMMANDS: Final = "mdap.commands"

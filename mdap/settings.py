@@ -10,23 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mdap.errors import UsageError, slipped_at
 
-__all__ = [
-    "Budget",
-    "Cluster",
-    "Lane",
-    "Limits",
-    "OnDead",
-    "Price",
-    "Robust",
-    "Speculate",
-    "Speculation",
-    "VotingSettings",
-    "Waves",
-    "complaint",
-    "explain",
-    "validated",
-]
-
 _FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 Made = TypeVar("Made")
@@ -100,7 +83,6 @@ class VotingSettings(BaseModel):
         """Return the settings that a run's row holds; earlier versions did not note what was given.
 
         Raises:
-            TypeError: they are no mapping.
             UsageError: the run was started with ``-k adaptive``.
         """
         if not isinstance(settings, Mapping):
@@ -304,11 +286,9 @@ class OnDead(StrEnum):
 
 
 class Speculation(BaseModel):
-    """How far ahead of its decisions a chain is sampled.
+    """How far ahead of its decisions a chain is sampled: *depth* steps beyond the first undecided one.
 
-    Attributes:
-        mode: `off`: not at all; `vote`: on the leading candidate; `guess`: also on the task's guess.
-        depth: how many steps beyond the first undecided one may be open.
+    Modes are `off`; `vote`, on the leading candidate; `guess`, also on the task's guess.
     """
 
     model_config = _FROZEN
@@ -332,12 +312,9 @@ def suggestion(name: str, known: Collection[str]) -> str:
 
 
 def explain(what: str, error: ValidationError, known: Collection[str] = ()) -> str:
-    """Return the first of pydantic's complaints as one sentence.
+    """Return the first of pydantic's complaints as one sentence; it may suggest one of the *known* fields.
 
-    Args:
-        what: the user's word for the fields: "parameter", "sim option".
-        error: pydantic's complaints.
-        known: the fields there are, to suggest one instead of an unknown one.
+    *what* is the user's word for the fields, such as "parameter" or "sim option".
     """
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])

@@ -15,20 +15,6 @@ from pydantic import BaseModel, ConfigDict
 
 from mdap.records import encodable
 
-__all__ = [
-    "Ask",
-    "AskGroup",
-    "Chain",
-    "Decision",
-    "Pending",
-    "Process",
-    "RedFlag",
-    "Step",
-    "Task",
-    "View",
-    "canonical_step",
-]
-
 S = TypeVar("S")
 A = TypeVar("A")
 R = TypeVar("R")

@@ -16,8 +16,6 @@ from mdap.audit.statistics import Statistics, Use
 from mdap.cli.output import chance, fields, number, say, table
 from mdap.rules.hidden import plain
 
-__all__ = ["describe_doubtful", "describe_statistics", "describe_verification"]
-
 _MISMATCHES: Final = 20
 _INPUT_SHOWN: Final = 500
 _TEXT_SHOWN: Final = 1_200

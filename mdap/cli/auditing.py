@@ -23,7 +23,7 @@ from mdap.audit.statistics import statistics
 from mdap.audit.training import LESSON_FORMATS, LessonFilter, export_lessons, lessons
 from mdap.cli.audited import describe_doubtful, describe_statistics, describe_verification
 from mdap.cli.files import check_apart, database_files, written
-from mdap.cli.options import as_json, database, moved_task, run_argument
+from mdap.cli.options import as_json, asynchronous, database, moved_task, run_argument
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
 from mdap.cli.places import at_home
 from mdap.cli.serving import needs_viewer
@@ -34,8 +34,6 @@ from mdap.journal.reader import open_log
 from mdap.plugins import VERIFIERS, installed, load_plugin, make_moved, make_recorded
 from mdap.session.prompting import TaskPrompts
 from mdap.session.signing import seal_run
-
-__all__ = ["audit"]
 
 
 @click.group()
@@ -263,14 +261,12 @@ def _sentence(came: Verification, given: dict[str, Any]) -> str:
 )
 @database
 @as_json
-def report(**given: Any) -> None:
+@asynchronous
+async def report(**given: Any) -> None:
     """Write a report of a run: one HTML file, without scripts."""
-    anyio.run(_report, given)
-
-
-async def _report(given: dict[str, Any]) -> None:
     try:
-        from mdap.viewer import about, report
+        from mdap.viewer import about
+        from mdap.viewer.report import report
     except ModuleNotFoundError as error:
         raise needs_viewer("mdap audit report") from error
     place = Path(given["output"])
@@ -281,7 +277,7 @@ async def _report(given: dict[str, Any]) -> None:
         if run is None:
             raise MdapError(f"run {row.run_id} is gone")
         length = TaskPrompts(given["tasks"]).length(run.task, run.params)
-        page = await report.report(reader, run, length, datetime.now(UTC).isoformat())
+        page = await report(reader, run, length, datetime.now(UTC).isoformat())
     with written("-o", place) as out:
         out.write(page.encode())
     if given["json"]:

@@ -18,8 +18,6 @@ from mdap.rules.parameters import read_values
 from mdap.session import Session
 from mdap.settings import VotingSettings
 
-__all__ = ["calibrate"]
-
 
 @click.command()
 @options.task_with_params

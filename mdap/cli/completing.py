@@ -16,8 +16,6 @@ from mdap.journal.logfile import reading
 from mdap.journal.statements import query
 from mdap.plugins import PROVIDERS, TASKS, installed, load_task
 
-__all__ = ["COMPLETE", "models", "params", "runs", "tasks"]
-
 COMPLETE: Final = "_MDAP_COMPLETE"
 """The variable by which a shell asks for completions."""
 

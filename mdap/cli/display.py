@@ -23,8 +23,6 @@ from mdap.engine.config import Progress as Counters
 from mdap.groups import gathered
 from mdap.rules.hidden import plain
 
-__all__ = ["Show", "shown"]
-
 _RICH_SECONDS: Final = 0.25
 _PLAIN_SECONDS: Final = 2.0
 _ALWAYS: Final = ("votes", "flags")

@@ -22,8 +22,6 @@ from mdap.errors import RAISED, MdapError, UsageError, told
 from mdap.plugins import PROVIDERS, TASKS, installed, load_plugin, load_task
 from mdap.rules.canonical import canonical
 
-__all__ = ["models", "new", "tasks"]
-
 About = Callable[[EntryPoint], dict[str, Any]]
 
 _NAME: Final = re.compile("[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")

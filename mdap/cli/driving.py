@@ -33,8 +33,6 @@ from mdap.records import Outcome, RunStatus, Solution
 from mdap.session import Session
 from mdap.session.batch import Batch, Case
 
-__all__ = ["cases_of", "go", "run_inputs"]
-
 
 async def go(
     session: Session, run_id: str, act: Callable[[Session, Progress], Awaitable[Solution]], show: Show

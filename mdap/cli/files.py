@@ -12,8 +12,6 @@ from typing import IO, Final
 
 from mdap.errors import UsageError
 
-__all__ = ["Written", "check_apart", "database_files", "lines_of", "readable", "written"]
-
 _STANDARD: Final = ("-", "/dev/stdin", "/dev/stdout", "/dev/stderr")
 _LONGEST_LINE: Final = 10_000_000
 _MARKS: Final = (

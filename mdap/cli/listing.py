@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import anyio
 import click
 
 from mdap.cli import completing
-from mdap.cli.options import as_json, database, moved_task, run_argument, verbose
+from mdap.cli.options import as_json, asynchronous, database, moved_task, run_argument, verbose
 from mdap.cli.output import fields, hinted, number, print_json, reveal, say, table
 from mdap.cli.prompting import prompt_json, show_prompt, show_text
 from mdap.cli.summary import Rows, how_sure, rest, standing, where_to_look
@@ -24,8 +23,6 @@ from mdap.session.deciding import find_step
 from mdap.session.prompting import TaskPrompts
 from mdap.session.results import outcome_in
 from mdap.viewer.source import merged_by, prompts_of
-
-__all__ = ["batches", "runs", "show"]
 
 _TEXT_SHOWN: Final = 400
 _NOT_SHOWN: Final = ("run", "step", "opening", "text_digest", "reasoning_digest")
@@ -42,12 +39,9 @@ _OVER: Final = frozenset({"collected", "refused", "abandoned"})
 )
 @database
 @as_json
-def runs(**given: Any) -> None:
+@asynchronous
+async def runs(**given: Any) -> None:
     """List the recorded runs and their outcomes, newest first."""
-    anyio.run(_runs, given)
-
-
-async def _runs(given: dict[str, Any]) -> None:
     async with open_log(Path(given["db"])) as reader:
         if given["of"] is None:
             found = await reader.runs(given["most"])
@@ -94,15 +88,12 @@ def _run_cells(row: RunRow, steps: int, outcome: Outcome | None) -> tuple[str, .
 @verbose
 @database
 @as_json
-def show(**given: Any) -> None:
+@asynchronous
+async def show(**given: Any) -> None:
     """Show a run, or how one of its steps was decided.
 
     RUN is its id, a unique beginning of it, or `latest`.
     """
-    anyio.run(_show, given)
-
-
-async def _show(given: dict[str, Any]) -> None:
     async with open_log(Path(given["db"])) as reader:
         row = await reader.find(given["run_id"])
         if given["step"] is not None:
@@ -238,16 +229,25 @@ def _opening(opening: Any, samples: Any) -> dict[str, Any]:
 )
 @database
 @as_json
-def batches(**given: Any) -> None:
+@asynchronous
+async def batches(**given: Any) -> None:
     """List jobs of batch APIs with state, counts, cost and age.
 
     The newest come first. States are as of the last look of a run; `mdap resume` looks again, and collects
     what has ended.
     """
     if given["forget"] is not None:
-        anyio.run(_forget, Path(given["db"]), given["forget"])
+        await _forget(Path(given["db"]), given["forget"])
         return
-    anyio.run(_list_jobs, given)
+    async with open_log(Path(given["db"])) as reader:
+        jobs = (await jobs_on_record(reader))[::-1]
+        costs = await reader.batch_costs()
+    rows = [_about(job, costs.get(job.number)) for job in jobs]
+    if given["json"]:
+        print_json({"batches": rows})
+        return
+    heads = ("job", "model", "wave", "state", "requests", "answered", "failed", "cost", "age", "vendor's id")
+    table(heads, [_job_cells(row) for row in rows])
 
 
 async def _forget(path: Path, token: str) -> None:
@@ -260,18 +260,6 @@ async def _forget(path: Path, token: str) -> None:
     async with open_journal(path) as journal:
         await forget(journal, found[0])
     say(f"{token} is taken for lost; `mdap resume` asks for its samples again")
-
-
-async def _list_jobs(given: dict[str, Any]) -> None:
-    async with open_log(Path(given["db"])) as reader:
-        jobs = (await jobs_on_record(reader))[::-1]
-        costs = await reader.batch_costs()
-    rows = [_about(job, costs.get(job.number)) for job in jobs]
-    if given["json"]:
-        print_json({"batches": rows})
-        return
-    heads = ("job", "model", "wave", "state", "requests", "answered", "failed", "cost", "age", "vendor's id")
-    table(heads, [_job_cells(row) for row in rows])
 
 
 def _job_cells(row: dict[str, Any]) -> tuple[str, ...]:

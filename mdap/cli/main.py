@@ -26,8 +26,6 @@ from mdap.errors import MdapError, PluginError, author_line, told, traceback_of
 from mdap.journal.logfile import RAISE_FILES, TOO_MANY_FILES
 from mdap.plugins import COMMANDS, installed, load_command
 
-__all__ = ["cli", "main"]
-
 
 class _Commands(click.Group):
     """The commands of mdap, and those that installed packages add."""

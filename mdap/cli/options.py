@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import reduce, wraps
+from functools import partial, reduce, wraps
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import click
 
 from mdap.cli import completing
@@ -20,26 +21,6 @@ from mdap.plugins import in_full
 from mdap.rules.parameters import read_values
 from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Speculate, Waves, validated
 from mdap.tasks import Chain, Task
-
-__all__ = [
-    "as_json",
-    "budget_of",
-    "cluster_of",
-    "cluster_options",
-    "database",
-    "model_option",
-    "moved_task",
-    "run_argument",
-    "run_options",
-    "sampling_options",
-    "session_options",
-    "speculate_option",
-    "stop_options",
-    "target_option",
-    "task_param",
-    "task_with_params",
-    "verbose",
-]
 
 Decorator = Callable[[Any], Any]
 
@@ -71,6 +52,11 @@ def database(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="PATH",
         help="The SQLite database.",
     )(guarded)
+
+
+def asynchronous(command: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    """Run an async *command* in an event loop of its own."""
+    return wraps(command)(lambda **options: anyio.run(partial(command, **options)))
 
 
 def _together(*options: Decorator) -> Decorator:

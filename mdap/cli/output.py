@@ -21,23 +21,6 @@ from mdap.errors import (
 from mdap.records import Outcome, RunStatus, Solution
 from mdap.rules.hidden import plain
 
-__all__ = [
-    "NOT_GOOD",
-    "Exit",
-    "chance",
-    "complain",
-    "complaints",
-    "exit_code_of",
-    "fields",
-    "finish_code",
-    "hinted",
-    "number",
-    "print_json",
-    "reveal",
-    "say",
-    "table",
-]
-
 NOT_GOOD: Final = (Outcome.UNSOLVED, Outcome.DOUBTFUL)
 """The outcomes with which ``--fail-unsolved`` exits with 1."""
 

@@ -13,8 +13,6 @@ from mdap.errors import MdapError, UsageError
 from mdap.journal.reader import open_log
 from mdap.plugins import make_task
 
-__all__ = ["at_home", "enter_home"]
-
 T = TypeVar("T")
 
 

@@ -1,6 +1,7 @@
 """``mdap plan``: estimate a run before you pay for it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -16,8 +17,6 @@ from mdap.rules.planning import Bought, Each, Sample, Way, by_margin, by_subtask
 from mdap.rules.scaling import Plan
 from mdap.rules.scaling import plan as estimate_run
 from mdap.settings import Price, Robust, validated
-
-__all__ = ["plan"]
 
 _MILLION = 1e6
 
@@ -145,16 +144,11 @@ def plan(**given: Any) -> None:
         return
     rows = _rows(given, estimate, each, robust)
     if bought is not None:
-        rows.append((f"{given['budget_usd']:g} USD", _buys(estimate, bought)))
+        rows.append((f"{given['budget_usd']:g} USD", _buys(bought)))
     fields(rows)
     if given["table"] is not None:
         say()
-    if given["table"] == "margins":
-        _show_margins(estimate, each)
-    elif given["table"] == "subtasks":
-        _show_subtasks(estimate, each)
-    elif given["table"] == "prices":
-        _show_prices(priced)
+        table(*_cells(given["table"], estimate, each, priced))
 
 
 def _table(
@@ -201,39 +195,32 @@ def _robustly(given: dict[str, Any], made: RobustEstimate) -> str:
     )
 
 
-def _show_margins(estimate: Plan, each: Each | None) -> None:
+def _cells(
+    which: str, estimate: Plan, each: Each | None, priced: list[Way]
+) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Return the heads and the rows of a table."""
+    if which == "prices":
+        cells = [(one.way, _usd(one.usd), _usd(one.batch_usd), f"{one.share:.2f}") for one in priced]
+        return ("USD a thousand steps", "requests", "batch", "share of ordinary"), [*cells]
+    if which == "subtasks":
+        heads = ("steps a sample", "right samples", "k", "samples", "USD")
+        return heads, [_subtask(made, each) for made in by_subtask(estimate)]
     rows = by_margin(estimate)
-    cells = [[number(row[0].steps), *[f"{made.p_zero_errors:.4f}" for made in row]] for row in rows]
-    cells.append(["samples a step", *[f"{made.samples / made.steps:.2f}" for made in rows[0]]])
+    found = [[number(row[0].steps), *[f"{made.p_zero_errors:.4f}" for made in row]] for row in rows]
+    found.append(["samples a step", *[f"{made.samples / made.steps:.2f}" for made in rows[0]]])
     if each is not None:
         costs = [_usd(each.cost(made) / made.steps * _MILLION) for made in rows[0]]
-        cells.append(["USD a million", *costs])
-    table(["steps", *[f"k = {made.k}" for made in rows[0]]], cells)
+        found.append(["USD a million", *costs])
+    return ["steps", *[f"k = {made.k}" for made in rows[0]]], [*found]
 
 
-def _show_subtasks(estimate: Plan, each: Each | None) -> None:
-    heads = ("steps a sample", "right samples", "k", "samples", "USD")
-    table(
-        heads,
-        [
-            (
-                number(made.steps_per_subtask),
-                f"{(1 - made.error_rate) ** made.steps_per_subtask:.4f}",
-                number(made.k),
-                number(made.samples),
-                "-" if each is None else _usd(each.cost(made)),
-            )
-            for made in by_subtask(estimate)
-        ],
-    )
+def _subtask(made: Plan, each: Each | None) -> tuple[str, ...]:
+    right = f"{(1 - made.error_rate) ** made.steps_per_subtask:.4f}"
+    cost = "-" if each is None else _usd(each.cost(made))
+    return number(made.steps_per_subtask), right, number(made.k), number(made.samples), cost
 
 
-def _show_prices(priced: list[Way]) -> None:
-    cells = [(one.way, _usd(one.usd), _usd(one.batch_usd), f"{one.share:.2f}") for one in priced]
-    table(("USD a thousand steps", "requests", "batch", "share of ordinary"), cells)
-
-
-def _buys(estimate: Plan, bought: Bought) -> str:
+def _buys(bought: Bought) -> str:
     if bought.k is None:
         return f"not one vote for each of the steps; {number(bought.steps)} steps at this target"
     return (

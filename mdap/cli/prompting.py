@@ -12,8 +12,6 @@ from mdap.plugins import make_task, read_params
 from mdap.session.preview import preview
 from mdap.viewer.source import Rendered
 
-__all__ = ["prompt_json", "prompts", "show_prompt", "show_text"]
-
 _SHOWN: Final = 2_000
 _ALL: Final = 10**9
 _SOURCES: Final = {

@@ -23,10 +23,7 @@ from mdap.journal.reader import RunRow, open_log
 from mdap.plugins import make_recorded, make_task
 from mdap.records import RunStatus, Solution
 from mdap.session import Session
-from mdap.session.identity import not_alone
 from mdap.tasks import Task
-
-__all__ = ["resume"]
 
 _SHOWN: Final = 200
 
@@ -139,8 +136,6 @@ class _Resuming:
 
     async def _resume_one(self, session: Session, row: RunRow) -> None:
         try:
-            if row.kind != "run":
-                raise UsageError(not_alone(row))
             self._ended(await self._resumed(session, row))
         except DatabaseError:
             raise

@@ -22,8 +22,6 @@ from mdap.session.identity import new_name
 from mdap.settings import Cluster, Robust, VotingSettings, validated
 from mdap.tasks import Task
 
-__all__ = ["run"]
-
 _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
 
 

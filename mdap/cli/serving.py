@@ -21,8 +21,6 @@ from mdap.journal.reader import open_log
 from mdap.session.desk import Desk
 from mdap.session.prompting import shown
 
-__all__ = ["decide", "needs_viewer", "serve"]
-
 _PORT: Final = 6327  # "mdap" on a telephone
 
 

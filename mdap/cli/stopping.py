@@ -15,8 +15,6 @@ import anyio
 from mdap.cli.output import Exit
 from mdap.cli.streams import answer_stream
 
-__all__ = ["interruptible", "terminable"]
-
 _SENTENCE: Final = "interrupted twice: what was recorded is safe"
 _TERMINATING: Final = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 _SHOW_CURSOR: Final = b"\x1b[?25h"

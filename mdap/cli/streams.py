@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any, Final, cast
 
-__all__ = ["Steady", "answer_stream", "apart", "binary_output", "steady"]
-
 _NO_READER: Final = {errno.EPIPE, errno.ECONNRESET, errno.EINVAL, errno.EBADF}
 """What the system says where nobody reads any more (EINVAL on Windows), or where the stream was closed."""
 

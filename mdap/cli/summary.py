@@ -9,8 +9,6 @@ from mdap.journal.reader import Reader, open_log
 from mdap.records import Certificate, Outcome, RunStatus, Solution
 from mdap.session.results import Doubt, most_doubtful
 
-__all__ = ["Rows", "first_line", "how_sure", "rest", "standing", "where_to_look"]
-
 _PLACES: Final = 3
 _RESULT_SHOWN: Final = 500
 

@@ -14,7 +14,7 @@ from mdap.providers.prices import read_prices
 from mdap.records import Event
 from mdap.session.dealing import check_spread
 from mdap.session.margins import K
-from mdap.session.models import SessionSetup, roster_of
+from mdap.session.models import SessionSetup, models_of
 from mdap.settings import (
     Budget,
     Cluster,
@@ -28,21 +28,6 @@ from mdap.settings import (
     Waves,
 )
 from mdap.tasks import Ask, Chain, Process, Task
-
-__all__ = [
-    "CalibrateSettings",
-    "CalibrationSettings",
-    "Declaring",
-    "Model",
-    "RunSettings",
-    "SessionSettings",
-    "SolveSettings",
-    "check_cases",
-    "check_run",
-    "checked_goal",
-    "checked_task",
-    "setup_of",
-]
 
 Model = str | Provider
 """A model by its name, ``provider`` or ``provider/model``, or as an object that is an `mdap.Provider`."""
@@ -147,11 +132,12 @@ def setup_of(model: Any, escalate_to: Any, **given: Any) -> SessionSetup:
         given[name] = kind(given[name])
     for name, default in (("limits", Limits()), ("budget", Budget()), ("waves", Waves())):
         given[name] = given[name] or default
-    roster = roster_of(model, escalate_to)
+    named = models_of(model, escalate_to)
     given["prices"] = read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {})
-    if given["cluster"] is not None:
-        check_spread(roster, given["lane"])
-    return SessionSetup(path=Path(db), roster=roster, options=dict(options or {}), **given)
+    setup = SessionSetup(path=Path(db), options=dict(options or {}), **named, **given)
+    if setup.cluster is not None:
+        check_spread(setup)
+    return setup
 
 
 def _check_made(name: str, value: Any, kind: type, example: str) -> None:

@@ -22,8 +22,6 @@ from mdap.session.results import with_typed_result
 from mdap.session.running import run_task
 from mdap.tasks import Task
 
-__all__ = ["Batch", "Case"]
-
 Case = Task | MdapError
 """A case of a batch: a task, or the error that explains why there is none."""
 

@@ -1,9 +1,9 @@
 """Calibrate: sample steps of a task, and report the rates, a projection for a run, and findings in words."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from mdap.engine.calibrate import CalibrationSampler, Subjects
 from mdap.engine.config import Progress, RunConfig
@@ -31,8 +31,6 @@ from mdap.session.identity import RunSpec, run_columns
 from mdap.session.resources import SessionResources
 from mdap.settings import Robust, VotingSettings
 from mdap.tasks import Task
-
-__all__ = ["CalibrationRequest", "calibrate_task"]
 
 CONSENSUS_MARGIN: Final = 8
 """The lead at which a race's winner counts as the right answer."""
@@ -161,40 +159,27 @@ async def _calibration(
     if not found.votes:
         return replace(made, findings=("no valid sample came: there is nothing to tell",))
     cost = await resources.reader.cost(number)
-    took = _Took.of(polls)
+    drawn = [one for poll in polls for one in poll.drawn]
+    took = {
+        name: [value for one in drawn if (value := getattr(one, name)) is not None]
+        for name in ("input_tokens", "output_tokens", "latency")
+    }
     made = replace(
         made,
-        input_tokens=spread_of(took.inputs),
-        output_tokens=spread_of(took.outputs),
-        latency=spread_of(took.latencies),
+        input_tokens=spread_of(took["input_tokens"]),
+        output_tokens=spread_of(took["output_tokens"]),
+        latency=spread_of(took["latency"]),
         projection=_projection(resources, made, found, took, cost),
         cost_usd=cost,
     )
     return replace(made, findings=(*_hopes(made, found), *_doubts(made, found)))
 
 
-class _Took(NamedTuple):
-    """The tokens and seconds of each sample, as far as known."""
-
-    inputs: Sequence[int]
-    outputs: Sequence[int]
-    latencies: Sequence[float]
-
-    @classmethod
-    def of(cls, polls: Sequence[Poll]) -> "_Took":
-        drawn = [one for poll in polls for one in poll.drawn]
-        return cls(
-            [one.input_tokens for one in drawn if one.input_tokens is not None],
-            [one.output_tokens for one in drawn if one.output_tokens is not None],
-            [one.latency for one in drawn if one.latency is not None],
-        )
-
-
 def _projection(
     resources: SessionResources,
     made: Calibration,
     found: Measured,
-    took: _Took,
+    took: Mapping[str, Sequence[float]],
     cost: float | None,
 ) -> Projection | None:
     length = made.length
@@ -203,19 +188,19 @@ def _projection(
     k = minimal_k(found.error_bound, length, made.target)
     counts = VoteCounts(found.wrong, found.votes, sum(found.flags.values()), found.clumping)
     samples = estimated_samples(length, k, counts)
-    tokens = (sum(took.inputs) + sum(took.outputs)) / found.samples
+    tokens = (sum(took["input_tokens"]) + sum(took["output_tokens"])) / found.samples
     return Projection(
         k=k,
         p_zero_errors=run_success(found.error_bound, k, length),
         samples=samples,
         cost_usd=None
         if cost is None
-        else scaled(samples, cost / found.samples, _relative_error(took.outputs)),
-        seconds=estimated_seconds(length, k, samples, resources.setup.limits, tokens, took.latencies),
+        else scaled(samples, cost / found.samples, _relative_error(took["output_tokens"])),
+        seconds=estimated_seconds(length, k, samples, resources.setup.limits, tokens, took["latency"]),
     )
 
 
-def _relative_error(values: Sequence[int]) -> float:
+def _relative_error(values: Sequence[float]) -> float:
     """Return the standard error of a mean, divided by the mean."""
     mean = statistics.fmean(values) if values else 0.0
     return statistics.stdev(values) / mean / len(values) ** 0.5 if len(values) > 1 and mean else 0.0

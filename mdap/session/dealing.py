@@ -16,25 +16,23 @@ from mdap.rules.canonical import canonical
 from mdap.rules.parameters import as_resumed, version_of
 from mdap.session import working
 from mdap.session.identity import RunSpec
-from mdap.session.models import Roster, SessionSetup
+from mdap.session.models import SessionSetup
 from mdap.session.replay import is_replay
 from mdap.session.resources import SessionResources, open_resources
 from mdap.session.running import run_task
 from mdap.settings import Cluster, Lane
 from mdap.tasks import Task
 
-__all__ = ["Dealer", "check_spread", "open_with_workers"]
 
-
-def check_spread(roster: Roster, lane: Lane) -> None:
+def check_spread(setup: SessionSetup) -> None:
     """Refuse models that a worker cannot load, and jobs of batch APIs."""
-    if lane is Lane.BATCH:
+    if setup.lane is Lane.BATCH:
         raise UsageError(
             "--lane batch does not go with workers: one process collects all samples of a wave; leave out "
             "--workers and --cluster"
         )
-    for model in (*roster.models, *roster.escalate_to):
-        if model in roster.objects or is_replay(model):
+    for model in (*setup.models, *setup.escalate_to):
+        if model in setup.objects or is_replay(model):
             raise UsageError(f"{model} cannot be asked from other processes: leave out the workers")
 
 
@@ -126,8 +124,8 @@ def _welcome(setup: SessionSetup, cluster: Cluster, resources: SessionResources)
     limited = (limits.concurrency, limits.requests_per_minute, limits.tokens_per_minute) != (None,) * 3
     return {
         "db": str(setup.path),
-        "models": setup.roster.models,
-        "escalate_to": setup.roster.escalate_to,
+        "models": setup.models,
+        "escalate_to": setup.escalate_to,
         "options": dict(setup.options),
         "prices": {name: price.model_dump() for name, price in setup.prices.items()},
         "limits": limits.model_dump(),

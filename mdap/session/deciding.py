@@ -20,8 +20,6 @@ from mdap.session.overriding import ManualDecision, override_step
 from mdap.session.seeking import Muted, ask_again, config_of, runs_around
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["find_step", "settle_step"]
-
 _BY_KEY: Final = "key:"
 _BY_NUMBER: Final = "step:"
 _SHOWN: Final = 3
@@ -85,7 +83,11 @@ async def _record(reader: Reader, path: Path, row: RunRow, task: Task, decision:
             claims.take(row.number, row.run_id)
             async with open_journal(path) as journal:
                 await _settle(reader, journal, row, task, decision)
-                journal.append(*_settled(row, decision))
+                about = {"step": decision.step}
+                events = [RunEvent(row.number, "settled", decision.reason, decision.author, about)]
+                if row.status is RunStatus.FINISHED:  # it goes on
+                    events.append(_waiting(row, f"step {decision.step}"))
+                journal.append(*events)
                 await append_seal(journal, reader, row.number)
                 await journal.flush()
             resumed = row.run_id
@@ -123,14 +125,6 @@ async def _reopen(reader: Reader, path: Path, wholes: Sequence[RunRow], part: Ru
 def _waiting(row: RunRow, settled: str) -> RunEvent:
     why = f"waits to be resumed after {settled} was settled"
     return RunEvent(row.number, "stopped", why, data={"seconds": 0.0, "stop_cause": str(StopCause.OVERRIDE)})
-
-
-def _settled(row: RunRow, decision: ManualDecision) -> list[RunEvent]:
-    """Return the events of settling a step; they reopen a finished run."""
-    settled = RunEvent(row.number, "settled", decision.reason, decision.author, {"step": decision.step})
-    if row.status is not RunStatus.FINISHED:
-        return [settled]
-    return [settled, _waiting(row, f"step {decision.step}")]
 
 
 async def find_step(reader: Reader, row: RunRow, step: int | str) -> tuple[RunRow, int]:

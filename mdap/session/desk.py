@@ -22,8 +22,6 @@ from mdap.records import CANDIDATE
 from mdap.rules.digests import answer_key
 from mdap.session.deciding import find_step, settle_step
 
-__all__ = ["Desk"]
-
 _PATIENCE: Final = 5.0
 """Seconds to wait for a run's process to use an answer."""
 

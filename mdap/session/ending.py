@@ -17,8 +17,6 @@ from mdap.rules.redflags import clean_text
 from mdap.session.resources import SessionResources
 from mdap.tracing import RunTrace
 
-__all__ = ["Beside", "Ending"]
-
 Beside = Callable[[], Coroutine[Any, Any, None]]
 """What runs beside the voting of a run."""
 
@@ -54,7 +52,7 @@ class Ending:
     async def decide(self, policy: Policy, provider: Provider, beside: Sequence[Beside] = ()) -> None:
         """Decide the steps of *policy* until it ends or the session's time is over, and keep how it ended."""
         resources, seconds = self._resources, self._resources.setup.budget.seconds
-        limits = resources.lane.limits(resources.setup.limits)
+        limits = resources.lane.limits()
         with anyio.move_on_after(seconds) as clock:
             await decide(policy, provider, limits, resources.writer, resources.budget_guard, beside)
         self.status, self.reason = policy.decider.status, policy.decider.reason
@@ -65,16 +63,6 @@ class Ending:
     def stop(self, reason: str, cause: StopCause) -> None:
         """Set that the run cannot continue for now."""
         self.status, self.reason, self.cause, self.error = RunStatus.STOPPED, reason, cause, None
-
-    def fail(self, error: MdapError) -> None:
-        """Set that the code of a task or of a provider failed."""
-        self.stop(str(error), StopCause.ERROR)
-        self.status, self.error = RunStatus.FAILED, error
-
-    def crash(self, error: Exception) -> None:
-        """Set an error that the caller must handle."""
-        self.stop(str(error) if isinstance(error, MdapError) else told(error), StopCause.ERROR)
-        self.error = error
 
     @property
     def seconds(self) -> float:
@@ -96,10 +84,12 @@ class Ending:
             except PluginError as error:
                 if not self._begun:
                     raise
-                self.fail(error)
+                self.stop(str(error), StopCause.ERROR)
+                self.status, self.error = RunStatus.FAILED, error
             except BaseException as error:
                 if isinstance(error, Exception):
-                    self.crash(error)
+                    self.stop(str(error) if isinstance(error, MdapError) else told(error), StopCause.ERROR)
+                    self.error = error
                 with suppress(DatabaseError):  # the error itself, or a consequence of it
                     await self._end(trace, record=False)
                 raise

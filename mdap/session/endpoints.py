@@ -15,8 +15,6 @@ from mdap.rules.limiter import Change
 from mdap.rules.money import cost_of
 from mdap.session.models import Models
 
-__all__ = ["EndpointProbe", "LimitChangeRecorder"]
-
 # Seconds between events of a limit, however erratic the endpoint is.
 _EVERY: Final = 10.0
 

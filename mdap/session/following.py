@@ -15,8 +15,6 @@ from mdap.records import Event
 if TYPE_CHECKING:
     from mdap.session.resources import SessionResources
 
-__all__ = ["LOOK", "Listener", "follow"]
-
 LOOK: Final = 0.25
 """Seconds to wait for a commit before reading the log anyway: another process may be writing."""
 

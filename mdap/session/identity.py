@@ -20,18 +20,6 @@ from mdap.session.following import Listener
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
 
-__all__ = [
-    "RunSpec",
-    "as_begun",
-    "batch_columns",
-    "check_same",
-    "checked_run_id",
-    "lasting",
-    "new_run_id",
-    "not_alone",
-    "run_columns",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:

@@ -11,12 +11,11 @@ from mdap.plugins import task_name
 from mdap.protocols import Provider
 from mdap.providers.lane import BatchLane
 from mdap.rules.waves import GUESSED_AHEAD, too_many_waves
-from mdap.session.models import Models
-from mdap.settings import Lane, Limits, Speculate, Speculation, VotingSettings, Waves
+from mdap.session.models import Models, SessionSetup
+from mdap.settings import Lane, Limits, Speculate, Speculation, VotingSettings
 from mdap.tasks import Chain, Task
 
-__all__ = ["SessionLane", "check_lane"]
-
+_VOTE_DEPTH: Final = 16
 _WEEKS: Final = 30 * 24 * 3600.0
 
 
@@ -33,16 +32,16 @@ def check_lane(models: Models, lane: Lane) -> None:
 class SessionLane:
     """The lane of a session."""
 
-    def __init__(self, models: Models, log: JobLog, lane: Lane, waves: Waves) -> None:
+    def __init__(self, models: Models, log: JobLog, setup: SessionSetup) -> None:
         self._models = models
         self._log = log
-        self._waves = waves
-        self._lane = lane
+        self._setup = setup
+        self._waves = setup.waves
         self._batch: BatchLane | None = None
 
     async def open(self, group: TaskGroup) -> None:
         """Begin to collect waves, if the lane uses them; end with *group*."""
-        if self._lane is Lane.BATCH:
+        if self._setup.lane is Lane.BATCH:
             last = await self._log.last_wave()
             self._batch = BatchLane(self._models.members, self._log, self._waves, last)
             group.start_soon(self._batch.serve)
@@ -59,20 +58,23 @@ class SessionLane:
 
     def about(self) -> dict[str, Any]:
         """Return its data for the record; nothing for ordinary requests."""
-        return {"lane": str(self._lane), "waves": self._waves.model_dump()} if self.batched else {}
+        return {"lane": str(Lane.BATCH), "waves": self._waves.model_dump()} if self.batched else {}
 
-    def limits(self, limits: Limits) -> Limits:
+    def limits(self) -> Limits:
         """Return the engine's limits: in waves, hours without a reply do not mean that a model is gone."""
-        patient = {"max_retry_seconds": _WEEKS, "max_silence": _WEEKS}
+        limits, patient = self._setup.limits, {"max_retry_seconds": _WEEKS, "max_silence": _WEEKS}
         return limits.model_copy(update=patient) if self.batched else limits
 
-    def speculation(self, speculate: Speculate) -> Speculation:
-        """Return how far waves sample a chain ahead: only on its task's guesses."""
-        if speculate is Speculate.GUESS:
-            return Speculation(mode=Speculate.GUESS, depth=min(self.width, GUESSED_AHEAD))
-        return Speculation()
+    def speculation(self) -> Speculation:
+        """Return how far ahead to sample a chain: in waves, only on its task's guesses."""
+        mode, nonblocking = self._setup.speculate, self._models.provider.nonblocking
+        if mode is Speculate.GUESS and self.batched:
+            return Speculation(mode=mode, depth=min(self.width, GUESSED_AHEAD))
+        if mode is Speculate.OFF or self.batched or nonblocking:
+            return Speculation()
+        return Speculation(mode=mode, depth=self.width if mode is Speculate.GUESS else _VOTE_DEPTH)
 
-    def check(self, task: Task, voting: VotingSettings, speculate: Speculate) -> None:
+    def check(self, task: Task, voting: VotingSettings) -> None:
         """Refuse runs that waves cannot do in a reasonable time: hedges, and most long chains."""
         if not self.batched:
             return
@@ -80,7 +82,7 @@ class SessionLane:
             raise UsageError("--hedge does not go with --lane batch: a wave waits for all its samples anyway")
         if not isinstance(task, Chain):
             return
-        if speculate is Speculate.GUESS and type(task).guess is not Chain.guess:
+        if self._setup.speculate is Speculate.GUESS and type(task).guess is not Chain.guess:
             return
         why = too_many_waves(length_of(f"task {task_name(task)}", task) or 0, self._waves.max_waves)
         if why is not None:

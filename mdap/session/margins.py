@@ -21,8 +21,6 @@ from mdap.session.running import WITHHELD, run_task
 from mdap.settings import VotingSettings, validated
 from mdap.tasks import Task
 
-__all__ = ["K", "batch_margin", "ended_without_result", "matching", "pilot_of", "with_k", "with_margin"]
-
 K = int | Literal["auto", "robust"]
 Note = tuple[str, str | None, dict[str, Any]]
 

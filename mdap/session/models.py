@@ -1,9 +1,9 @@
-"""The models of a session: the roster, their providers and schedules; and the session's arguments."""
+"""The models of a session: their names, providers and schedules; and the session's arguments."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.plugins import OBJECT, load_provider
@@ -16,34 +16,20 @@ from mdap.rules.schedule import SampleSchedule, schedule_of, tiers_of
 from mdap.session.replay import is_replay
 from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
 
-__all__ = ["Models", "Roster", "SessionSetup", "roster_of"]
-
 _MOST_MODELS: Final = 100
 _NEEDED: Final = ("name", "nonblocking", "max_n", "sample", "describe", "aclose")
 _WANTED: Final = "a name such as 'openai/gpt-4.1-mini', or an object with the attributes of mdap.Provider"
 _LONGEST: Final = 200
 
 
-class Roster(NamedTuple):
-    """The models that vote.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSetup:
+    """The arguments of a `mdap.Session`, documented there; *objects* are the providers among its models."""
 
-    Attributes:
-        models: names of the first tier; a model named twice has twice the weight.
-        escalate_to: names of the next tiers for undecided steps, in order.
-        objects: the providers given as objects, by name.
-    """
-
+    path: Path
     models: tuple[str, ...]
     escalate_to: tuple[str, ...]
     objects: Mapping[str, Provider]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionSetup:
-    """The arguments of a `mdap.Session`, documented there."""
-
-    path: Path
-    roster: Roster
     options: Mapping[str, Any]
     limits: Limits
     budget: Budget
@@ -57,17 +43,17 @@ class SessionSetup:
     waves: Waves = field(default_factory=Waves)
 
 
-def roster_of(model: Any, escalate_to: Any) -> Roster:
-    """Return the roster for a caller's *model* and *escalate_to*: names, or objects of different names."""
+def models_of(model: Any, escalate_to: Any) -> dict[str, Any]:
+    """Return the names of a caller's models, and those that are objects, by fields of `SessionSetup`."""
     objects: dict[str, Provider] = {}
-    tiers = [
-        tuple(_named(argument, each, objects) for each in _several(argument, given))
+    models, others = [
+        tuple(_named(argument, each, objects) for each in _several(given))
         for argument, given in (("model", model), ("escalate_to", escalate_to))
     ]
-    return Roster(tiers[0], tiers[1], objects)
+    return {"models": models, "escalate_to": others, "objects": objects}
 
 
-def _several(argument: str, given: Any) -> Iterable[Any]:
+def _several(given: Any) -> Iterable[Any]:
     if isinstance(given, str | Provider | type | Mapping) or not isinstance(given, Iterable):
         return (given,)
     return given
@@ -146,7 +132,7 @@ class Models:
     @classmethod
     def load(cls, setup: SessionSetup) -> "Models":
         """Build the providers of a session; refuse models that are not available."""
-        (models, escalate_to, objects), options = setup.roster, setup.options
+        models, escalate_to, objects, options = setup.models, setup.escalate_to, setup.objects, setup.options
         if not models or len(models) + len(escalate_to) > _MOST_MODELS:
             raise UsageError(
                 f"a session takes 1 to {_MOST_MODELS} models, not {len(models) + len(escalate_to)}"

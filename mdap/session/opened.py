@@ -23,8 +23,6 @@ from mdap.session.models import SessionSetup
 from mdap.session.resources import SessionResources
 from mdap.session.results import read_solution
 
-__all__ = ["OpenSession", "left", "row_of"]
-
 _NOT_OPEN: Final = (
     "this session is not open: write `async with mdap.Session(...) as session:`, and use it in that block"
 )
@@ -138,8 +136,8 @@ class OpenSession:
         self._host: _Host | None = None
 
     def __repr__(self) -> str:
-        roster = self._setup.roster
-        models = ", ".join((*roster.models, *(f"then {model}" for model in roster.escalate_to)))
+        setup = self._setup
+        models = ", ".join((*setup.models, *(f"then {model}" for model in setup.escalate_to)))
         state = "not open" if self._host is None else "closed" if self._host.closing else "open"
         return f"<mdap.Session of {models} on {self.path}, {state}>"
 

@@ -32,8 +32,6 @@ from mdap.session.seeking import Gathered, ask_again, config_of, runs_around
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["ManualDecision", "override_step"]
-
 _NUMBERED: Final = re.compile(r"-override-\d+$")
 _SHORTENED: Final = re.compile(r"~[0-9a-f]{16}$")
 _COPIED: Final = (

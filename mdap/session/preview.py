@@ -28,8 +28,6 @@ from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Decision, Process, Step, Task
 from mdap.viewer.source import Rendered
 
-__all__ = ["Asked", "Preview", "preview"]
-
 A = TypeVar("A")
 T = TypeVar("T")
 

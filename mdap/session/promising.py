@@ -6,8 +6,6 @@ from typing import Any
 from mdap.rules.ledger import Ledger
 from mdap.settings import Robust, VotingSettings, validated
 
-__all__ = ["promising"]
-
 _TEMPERATURES = (0.1,)
 
 

@@ -18,8 +18,6 @@ from mdap.session.desk import Desk
 from mdap.tasks import Chain, Step
 from mdap.viewer.source import Rendered, Shown
 
-__all__ = ["TaskPrompts", "shown"]
-
 
 class TaskPrompts:
     """See `mdap.viewer.source.Prompts`.

@@ -21,8 +21,6 @@ from mdap.records import Reply, SampleRequest, SampleTaken
 from mdap.rules.parameters import read_values
 from mdap.settings import explain
 
-__all__ = ["Replay", "ReplaySettings", "as_recorded", "create", "is_replay"]
-
 _NAME: Final = "replay"
 _STEPS_A_PAGE: Final = 64
 _PAGES: Final = 32

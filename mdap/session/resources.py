@@ -20,17 +20,14 @@ from mdap.observe import Watch
 from mdap.records import Totals
 from mdap.session.endpoints import EndpointProbe, LimitChangeRecorder
 from mdap.session.lanes import SessionLane, check_lane
-from mdap.session.models import Models, Roster, SessionSetup
+from mdap.session.models import Models, SessionSetup
 from mdap.session.replay import as_recorded
-from mdap.settings import Lane, Speculate, Speculation
+from mdap.settings import Lane
 from mdap.tracing import Tracing, tracing
 
 if TYPE_CHECKING:
     from mdap.session.dealing import Dealer
 
-__all__ = ["SessionResources", "open_resources", "pilot_name"]
-
-_VOTE_DEPTH: Final = 16
 _LEAST_OPEN: Final = 64
 
 
@@ -74,7 +71,7 @@ class SessionResources:
         ask = alone and setup.limits.probe
         self.endpoint_probe = EndpointProbe(models, self.budget_guard, writer, ask=ask)
         log = JobLog(writer, self.reader, self.claims)
-        self.lane = SessionLane(models, log, setup.lane, setup.waves)
+        self.lane = SessionLane(models, log, setup)
 
     @property
     def place(self) -> Path:
@@ -91,17 +88,6 @@ class SessionResources:
     def runs_at_once(self) -> int:
         """Number of concurrent runs that keeps all slots of this process, or of its workers, busy."""
         return self.breadth * (1 if self.dealer is None else self.dealer.workers)
-
-    def speculation(self) -> Speculation:
-        """Return how far ahead to sample a chain."""
-        speculate = self.setup.speculate
-        if self.lane.batched:
-            return self.lane.speculation(speculate)
-        if self.models.provider.nonblocking or speculate is Speculate.OFF:
-            return Speculation()
-        if speculate is Speculate.GUESS:
-            return Speculation(mode=Speculate.GUESS, depth=self.models.most)
-        return Speculation(mode=Speculate.VOTE, depth=_VOTE_DEPTH)
 
     async def charge_earlier(self, start: RunStart, name: str) -> None:
         """Charge what a run or a batch, with its parts and its pilot, has spent in earlier sessions, once."""
@@ -183,9 +169,8 @@ async def open_resources(setup: SessionSetup) -> AsyncIterator[SessionResources]
 
 @asynccontextmanager
 async def _loaded(setup: SessionSetup) -> AsyncIterator[Models]:
-    roster = setup.roster
-    known = await as_recorded(roster.models, roster.escalate_to, setup.options, setup.path)
-    models = Models.load(replace(setup, roster=Roster(*known, roster.objects)))
+    names, escalate_to = await as_recorded(setup.models, setup.escalate_to, setup.options, setup.path)
+    models = Models.load(replace(setup, models=names, escalate_to=escalate_to))
     try:
         models.check_budget(setup.budget)
         check_lane(models, setup.lane)

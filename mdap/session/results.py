@@ -17,15 +17,6 @@ from mdap.rules.ledger import guarantee_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
 
-__all__ = [
-    "Doubt",
-    "most_doubtful",
-    "outcome_in",
-    "read_solution",
-    "solution_of",
-    "with_typed_result",
-]
-
 
 async def read_solution(reader: Reader, row: RunRow) -> Solution:
     """Return the solution so far of the run in *row*, from its rows alone."""

@@ -40,8 +40,6 @@ from mdap.settings import OnDead, VotingSettings
 from mdap.tasks import Chain, Process, Task
 from mdap.tracing import RunTrace
 
-__all__ = ["WITHHELD", "run_task"]
-
 WITHHELD: Final = "which a pilot must not bring about"
 """Part of the reason of a pilot that cannot continue."""
 
@@ -93,7 +91,7 @@ def _checked(resources: SessionResources, task: Task, spec: RunSpec) -> Task:
         )
     check_methods(type(task), type(task).__qualname__)
     task = as_resumed(task)
-    resources.lane.check(task, spec.voting, resources.setup.speculate)
+    resources.lane.check(task, spec.voting)
     return task
 
 
@@ -215,7 +213,7 @@ class _Run:
             run=self._number,
             run_id=spec.name,
             voting=spec.voting,
-            speculation=resources.speculation(),
+            speculation=resources.lane.speculation(),
             max_n=resources.models.provider.max_n,
             models=resources.models.names,
             schedule=resources.models.schedule(spec.voting),
@@ -300,7 +298,8 @@ class _Run:
         if whole.row is not None or not independent:
             await resources.writer.flush()
             row = await resources.reader.run(name)
-        part = RunSpec(
+        part = replace(
+            whole,
             name=name,
             voting=_voting_of_part(whole.voting, share, task),
             row=row,
@@ -309,11 +308,8 @@ class _Run:
             parent=self._number,
             depth=whole.depth + 1,
             independent=independent,
-            moved=whole.moved,
-            effects=whole.effects,
-            pilot=whole.pilot,
-            progress=whole.progress,
-            presence=whole.presence,
+            notes=(),
+            listener=None,
         )
         if resources.dealer is not None and whole.pilot is None:
             return await resources.dealer.solve(task, part)

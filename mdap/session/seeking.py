@@ -19,8 +19,6 @@ from mdap.rules.schedule import schedule_of, tiers_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Process, Step, Task
 
-__all__ = ["Gathered", "Muted", "ask_again", "begun_before", "config_of"]
-
 _OPEN: Final = 4_096
 
 

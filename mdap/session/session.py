@@ -34,8 +34,6 @@ from mdap.session.running import run_task
 from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
 from mdap.tasks import Task
 
-__all__ = ["Session"]
-
 R = TypeVar("R")
 
 

@@ -15,8 +15,6 @@ from mdap.journal.writer import open_journal
 from mdap.records import RunEvent
 from mdap.rules.digests import SIGNED, message
 
-__all__ = ["Sealed", "seal_run"]
-
 
 class Sealed(NamedTuple):
     """A run's seal, the text to sign or timestamp, which names both, and its signature by ``ssh-keygen``."""

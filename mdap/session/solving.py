@@ -12,8 +12,6 @@ from mdap.session.arguments import CalibrateSettings, Declaring, SessionSettings
 from mdap.session.session import Session
 from mdap.tasks import Task
 
-__all__ = ["calibrate", "solve", "solve_sync"]
-
 R = TypeVar("R")
 
 _OF_SESSION: Final = frozenset(("model", *SessionSettings.__annotations__))

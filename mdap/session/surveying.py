@@ -23,8 +23,6 @@ from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Step, Task, canonical_step
 from mdap.testing.walking import OracleAsk, TooManyError
 
-__all__ = ["known_steps", "subjects_of"]
-
 _MOST_WALKED: Final = 20_000
 """Maximum number of steps of a process to ask its oracle for."""
 
@@ -83,17 +81,12 @@ def _drawn(found: Sequence[Surveyed], samples: int, seed: int) -> Subjects:
 # -- by the oracle's answers -----------------------------------------------------------------------
 
 
-class _EnoughError(BaseException):
-    """Ends the walk, even if the process would catch exceptions."""
-
-
 class _Walk(OracleAsk):
     """Walk a process along the oracle's answers and collect its steps, without calling `once` functions."""
 
     def __init__(self, task: Process[Any], most: int) -> None:
         super().__init__(task, most)
         self.found: list[Surveyed] = []
-        self._whole = task
 
     async def __call__(self, step: Step[Any]) -> Any:
         """Return the oracle's answer to *step*."""
@@ -101,9 +94,9 @@ class _Walk(OracleAsk):
         try:
             answer = await super().__call__(step)
         except NotImplementedError:
-            raise _EnoughError from None
+            raise TooManyError from None
         if len(self.asked) > before and not step.proposal:
-            self.found.append(_surveyed(self._whole, step))
+            self.found.append(_surveyed(self._task, step))
         return answer
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
@@ -123,7 +116,7 @@ class _Walk(OracleAsk):
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:
         """End the walk: a calibration must not have outside effects."""
-        raise _EnoughError
+        raise TooManyError
 
 
 def _walked_states(task: Any, most: int) -> list[Any]:
@@ -134,7 +127,7 @@ def _walked_states(task: Any, most: int) -> list[Any]:
         if over:
             return states
         states.append(task.advance(states[-1], task.canonical(task.oracle(states[-1]))))
-    raise _EnoughError
+    raise TooManyError
 
 
 async def _walked(task: Process[Any]) -> list[Surveyed] | None:
@@ -142,7 +135,7 @@ async def _walked(task: Process[Any]) -> list[Surveyed] | None:
     walk = _Walk(task, _MOST_WALKED)
     try:
         await task.solve(walk)
-    except (_EnoughError, TooManyError):
+    except TooManyError:
         pass
     except RAISED as error:
         first = first_of(error)
@@ -151,7 +144,7 @@ async def _walked(task: Process[Any]) -> list[Surveyed] | None:
                 f"task {task_name(task)}", "solving with its oracle's answers", first
             ) from error
     except BaseExceptionGroup as error:
-        if not isinstance(first_of(error), _EnoughError | TooManyError):
+        if not isinstance(first_of(error), TooManyError):
             raise
     return walk.found or None
 

@@ -11,8 +11,6 @@ from mdap.journal.rulings import Place, Rulings
 from mdap.session.following import LOOK
 from mdap.session.resources import SessionResources
 
-__all__ = ["take_rulings"]
-
 _LOG: Final = logging.getLogger("mdap")
 
 

@@ -17,8 +17,6 @@ import anyio
 
 from mdap.errors import RunBusyError
 
-__all__ = ["Turn", "driving", "take_turn"]
-
 _Key = tuple[str, str]
 _LOCK: Final = threading.Lock()
 _TAKEN: Final[dict[_Key, "Turn"]] = {}

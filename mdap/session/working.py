@@ -30,13 +30,11 @@ from mdap.providers.gate import Gate
 from mdap.rules.parameters import version_of
 from mdap.rules.presence import Presence
 from mdap.session.identity import RunSpec
-from mdap.session.models import Models, Roster, SessionSetup
+from mdap.session.models import Models, SessionSetup
 from mdap.session.resources import SessionResources
 from mdap.session.running import run_task
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Task
-
-__all__ = ["Worker", "main"]
 
 
 class Worker:
@@ -195,7 +193,9 @@ def _setup(welcome: dict[str, Any]) -> SessionSetup:
     """Return the arguments of the head's session, as far as a worker needs them."""
     return SessionSetup(
         path=Path(welcome["db"]),
-        roster=Roster(tuple(welcome["models"]), tuple(welcome["escalate_to"]), {}),
+        models=tuple(welcome["models"]),
+        escalate_to=tuple(welcome["escalate_to"]),
+        objects={},
         options=welcome["options"],
         limits=Limits(**welcome["limits"]),
         budget=Budget(**welcome["budget"]),
