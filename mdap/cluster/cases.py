@@ -82,11 +82,6 @@ class Case:
     solution: Solution | None = None
     error: MdapError | None = None
 
-    @property
-    def is_known(self) -> bool:
-        """Whether the log may hold it already."""
-        return self.number is not None or self.losses > 0
-
     def end(self, solution: Solution | None, error: MdapError | None = None) -> None:
         """Set its solution or error."""
         self.solution, self.error = solution, error

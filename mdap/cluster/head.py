@@ -154,7 +154,8 @@ class Head:
             case.adrift = False
             if case.number is not None:
                 self._on_claim(worker, case.number, case.name)
-            worker.link.send("case", case.name, case.batch, {**case.about, "known": case.is_known})
+            known = case.number is not None or case.losses > 0
+            worker.link.send("case", case.name, case.batch, {**case.about, "known": known})
 
     def _end(self, worker: Member, name: str, solution: Solution | None, error: MdapError | None) -> None:
         case = worker.cases.pop(name, None)
