@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdap.audit.findings import AuditResult, Kind
-from mdap.audit.prompts import Sent, check_sent, compare
-from mdap.audit.questions import CurrentStep
+from mdap.audit.questions import CurrentStep, Sent, check_sent, compare
 from mdap.audit.races import COPIED, SOURCE, RaceChecker
 from mdap.audit.runs import Page, Place, RunFacts, pages, plain_reading
 from mdap.errors import RAISED, told

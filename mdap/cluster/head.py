@@ -12,10 +12,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mdap._version import __version__
-from mdap.cluster.cases import Case, Pool, Shared, WorkersError
+from mdap.cluster.cases import Case, Member, Pool, Shared, WorkersError
 from mdap.cluster.channels import Closed
 from mdap.cluster.frames import Message, solution_of
-from mdap.cluster.member import Member
 from mdap.cluster.remote import raised
 from mdap.engine.config import Progress
 from mdap.errors import DatabaseError, FailedError, MdapError, StoppedError
