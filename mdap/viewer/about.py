@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from sqlite3 import Row
+from typing import Final
 
 from mdap.journal.reader import Reader
 from mdap.journal.rows import Billed, RunRow, prices_of, run_row
@@ -16,6 +17,8 @@ from mdap.settings import Price, VotingSettings
 from mdap.viewer.summary import Bin, DividedDecision, ModelUse, Summary
 
 __all__ = ["About", "Verdicts", "about", "chances_of", "cost_of_bin", "verdicts"]
+
+_OF_ROW: Final = ("turn", "decided", "opened", "parent_name", "children", "since")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,17 +100,12 @@ async def about(source: Reader, number: int) -> About | None:
     voting = VotingSettings.recorded(run.settings)
     return About(
         **run.columns(),
-        turn=row["last_turn"] or 0,
-        decided=row["decided"],
+        **{name: row[name] for name in _OF_ROW},
         # As many different steps as the last number allows: none is missing.
         dense=row["last_decided"] is not None and row["last_decided"] + 1 == row["decided"],
-        opened=row["opened"],
-        parent_name=row["parent_name"],
-        children=row["children"],
         reason=None if run.status in ("running", "finished") else reason,
         result=json.dumps(data.get("result"), ensure_ascii=False) if run.status == "finished" else None,
         seconds=float(await source.value("seconds", number)),
-        since=row["since"],
         prices=prices,
         digest=last[0]["digest"] if last else None,
         seal=await source.value("last_seal", number),

@@ -148,7 +148,7 @@ SELECT min(id) AS first, max(id) AS last, count(*) AS parts, sum(last_event = 'f
 
 -- name: view_run
 SELECT {run},
-    {last_turn} AS last_turn,
+    coalesce({last_turn}, 0) AS turn,
     (SELECT max(at) FROM run_events e WHERE e.run = r.id AND e.kind IN ('started', 'resumed')) AS since,
     {steps_decided} AS decided,
     (SELECT max(step) FROM decisions d WHERE d.run = r.id) AS last_decided,
