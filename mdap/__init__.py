@@ -6,8 +6,7 @@ decided by first-to-ahead-by-k voting among independent samples; suspicious samp
 
 from mdap._version import __version__
 from mdap.audit.log import Log, RunEntry, StepEntry, open_log
-from mdap.audit.queue import Claim, Settled, Waiting
-from mdap.audit.review import Candidate
+from mdap.audit.review import Candidate, Claim, Settled, Waiting
 from mdap.engine.config import Progress
 from mdap.errors import (
     ClaimedError,

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdap.audit.findings import AuditResult, Kind
-from mdap.audit.prompts import Sent, check_sent, compare
-from mdap.audit.questions import CurrentStep
+from mdap.audit.questions import CurrentStep, Sent, check_sent, compare
 from mdap.audit.races import COPIED, SOURCE, RaceChecker
 from mdap.audit.runs import Page, Place, RunFacts, pages, plain_reading
 from mdap.errors import RAISED, told
@@ -79,8 +78,8 @@ class _Walk:
             self.digest = ""
             return
         _, self.digest, winner, recorded_input = row
-        state = self._read(place - 1, self.states, recorded_input)
-        self.state = self._advanced(place - 1, state, self._read(place - 1, self.answers, winner))
+        state = self._back(place - 1, self.states.read, recorded_input)
+        self.state = self._advanced(place - 1, state, self._back(place - 1, self.answers.read, winner))
 
     def _call(self, step: int, doing: str, method: Any, *args: Any) -> Any:
         """Call the task's own code; report an exception as a finding, without a result."""
@@ -93,11 +92,8 @@ class _Walk:
                 self.findings.add(Kind.PLUGIN, doing, "no error", said, (step,))
             return _LOST
 
-    def _read(self, step: int, kind: Any, text: Any) -> Any:
-        return self._call(step, "reading back the record", kind.read, text)
-
-    def _settled(self, step: int, kind: Any, value: Any, text: str) -> Any:
-        return self._call(step, "reading back the record", kind.settled, value, text)
+    def _back(self, step: int, method: Any, *args: Any) -> Any:
+        return self._call(step, "reading back the record", method, *args)
 
     def _advanced(self, step: int, state: Any, answer: Any) -> Any:
         if state is _LOST or answer is _LOST:
@@ -140,9 +136,9 @@ class _Walk:
         question = self.asked(opened, state, samples)
         answer = _LOST if question is None else question.answers.get(decision.winner, _LOST)
         if answer is _LOST:
-            answer = self._read(step, self.answers, decision.winner)
+            answer = self._back(step, self.answers.read, decision.winner)
         else:
-            answer = self._settled(step, self.answers, answer, decision.winner)
+            answer = self._back(step, self.answers.settled, answer, decision.winner)
         if self.oracle and state is not _LOST:
             self._compare_with_truth(decision, state)
         self.state = self._advanced(step, state, answer)
@@ -164,10 +160,10 @@ class _Walk:
         if self.state is not _LOST:
             spelled = self._call(opened.step, "spelling its state", canonical, self.state)
             if spelled == opened.input:
-                return self._settled(opened.step, self.states, self.state, opened.input)
+                return self._back(opened.step, self.states.settled, self.state, opened.input)
             if spelled is not _LOST:
                 self.findings.add(Kind.STATE, "input", spelled, opened.input, place)
-        return self._read(opened.step, self.states, opened.input)
+        return self._back(opened.step, self.states.read, opened.input)
 
     def asked(self, opened: StepOpened, state: Any, samples: list[SampleTaken]) -> CurrentStep | None:
         """Return the step that the task asks in *state*, if it can; compare its prompt and replies."""
@@ -198,7 +194,7 @@ class _Walk:
     def guess(self, opened: StepOpened, samples: list[SampleTaken]) -> None:
         """Check an opening on a wrong guess: it decides nothing, but has paid samples."""
         self.checker.void(samples)
-        self.asked(opened, self._read(opened.step, self.states, opened.input), samples)
+        self.asked(opened, self._back(opened.step, self.states.read, opened.input), samples)
 
     def _compare_with_truth(self, decision: Decided, state: Any) -> None:
         task = self.task

@@ -7,8 +7,7 @@ from typing import Any
 
 from mdap.audit.events import object_of
 from mdap.audit.findings import AuditResult, Kind
-from mdap.audit.prompts import KnownStep, Sent, Stray, check_sent, compare, explain
-from mdap.audit.questions import CurrentStep, check_text
+from mdap.audit.questions import CurrentStep, KnownStep, Sent, Stray, check_sent, check_text, compare, explain
 from mdap.audit.races import COPIED, SOURCE, RaceChecker
 from mdap.audit.runs import RunFacts, decided, run_facts, samples_of, undecided
 from mdap.errors import FailedError, UndecidedError

@@ -1,6 +1,5 @@
 """Statistics of the models in a run: agreement, red flags, tokens, cost and latency."""
 
-import json
 import math
 import sqlite3
 from collections import Counter, defaultdict
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from mdap.audit.runs import find_number, plain_reading
-from mdap.journal.rows import Billed, run_numbered
+from mdap.journal.rows import Billed, prices_of, run_numbered
 from mdap.journal.statements import query
 from mdap.rules.digests import answer_key
 from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.rules.scaling import likely_error_rate, race_lengths
-from mdap.settings import Price
 
 __all__ = ["Beside", "Statistics", "Use", "quantile", "statistics"]
 
@@ -205,8 +203,7 @@ def statistics(db: str | Path, run_id: str) -> Statistics:
         _cells(connection, run, found)
         found.flags = query(connection, "red_flags", run).fetchall()
         found.latency = dict(_latencies(query(connection, "latencies", run)))
-        [given] = query(connection, "prices", run).fetchone() or (None,)
-        prices = {model: Price(**price) for model, price in json.loads(given or "{}").items()}
+        prices = prices_of(*query(connection, "prices", run).fetchone() or (None,))
         found.costs = {
             model: cost_of(prices[model], use) for model, use in found.models.items() if model in prices
         }

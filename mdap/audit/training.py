@@ -44,7 +44,6 @@ class LessonFilter(NamedTuple):
 
 
 EVERYTHING: Final = LessonFilter()
-"""No filter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from mdap.audit.findings import AuditResult, Findings, Kind, Mismatch
 from mdap.audit.processes import audit_process
 from mdap.audit.runs import RunFacts, find_number, plain_reading, run_facts
 from mdap.errors import PluginError, UsageError
-from mdap.journal.integrity import check_types
+from mdap.journal.integrity import OF_A_RUN, check_types
 from mdap.journal.statements import query
 from mdap.records import Outcome
 from mdap.rules.canonical import canonical
@@ -30,7 +30,6 @@ __all__ = ["Verification", "verify"]
 
 _MOST_NOTES: Final = 100
 _UNDER_WAY: Final = ("started", "resumed")
-_OF_RUNS: Final = ("run_events", "steps", "prompts", "samples", "pending", "decisions")
 # mdap numbers these rows one by one and deletes none.
 _NUMBERED: Final = ("runs", "run_events")
 _ONLY_OF_PLUGIN: Final = (
@@ -276,7 +275,7 @@ def _concluded(
 
 def _check_strays(connection: sqlite3.Connection, findings: Findings) -> None:
     """Find rows of runs that are not in the log, and gaps in the numbers of runs and events."""
-    for table in _OF_RUNS:
+    for table in OF_A_RUN:
         for (run,) in query(connection, "runs_missing", table=table):
             findings.add(Kind.STRAY, f"run of some rows in {table}", f"a row {run} in runs", None)
     for run_id, parent in query(connection, "parents_missing"):

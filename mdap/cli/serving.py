@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio
 import click
 
-from mdap.audit.queue import Ruling
+from mdap.audit.review import Ruling
 from mdap.cli.options import as_json, database, moved_task, run_argument
 from mdap.cli.output import print_json, say
 from mdap.cli.places import at_home

@@ -1,22 +1,28 @@
-"""The parts of a head: its cases, the resources that it shares, and its pool of workers."""
+"""The parts of a head: its cases, the resources that it shares, its pool of workers, and each worker."""
 
+import time
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import anyio
 
-from mdap.cluster.channels import Channel
+from mdap.cluster.channels import Channel, Closed, Link
+from mdap.cluster.frames import facts_of
+from mdap.cluster.gates import Lessor
 from mdap.engine.budget_guard import BudgetGuard
 from mdap.engine.config import Progress
-from mdap.errors import MdapError, StoppedError
+from mdap.errors import DatabaseError, MdapError, StoppedError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader
-from mdap.journal.runs import Runs
+from mdap.journal.runs import RunRecord, Runs, RunStart
 from mdap.journal.writer import Writer
 from mdap.providers.gate import Gate
-from mdap.records import Solution
+from mdap.records import Decided, RunEvent, Solution
+from mdap.rules.money import Hold
 
-__all__ = ["Case", "Pool", "Shared", "WorkersError"]
+__all__ = ["Case", "Member", "Pool", "Shared", "WorkersError"]
 
 
 class WorkersError(StoppedError):
@@ -82,12 +88,144 @@ class Case:
     solution: Solution | None = None
     error: MdapError | None = None
 
-    @property
-    def is_known(self) -> bool:
-        """Whether the log may hold it already."""
-        return self.number is not None or self.losses > 0
-
     def end(self, solution: Solution | None, error: MdapError | None = None) -> None:
         """Set its solution or error."""
         self.solution, self.error = solution, error
         self.ended.set()
+
+
+class Member:
+    """One worker: this object is its fencing token.
+
+    Attributes:
+        fenced: whether the head gave it up and refuses its messages.
+        barred: the numbers of runs that another process has claimed.
+        counts: its counters, by batch.
+        advanced: its cases in which its last facts decide a step.
+    """
+
+    def __init__(self, name: str, channel: Channel, shared: Shared) -> None:
+        self.name = name
+        self.link = Link(channel)
+        self.ready = self.fenced = False
+        self.heard = time.monotonic()
+        self.cases: dict[str, Case] = {}
+        self.barred: set[int] = set()
+        self.counts: dict[int, list[int]] = {}
+        self.advanced: set[Case] = set()
+        self.lessor = Lessor(shared.gates, lambda place, number: self.link.send("grant", place, number))
+        self._shared = shared
+        self._runs: dict[int, str] = {}
+        self._holds: dict[int, Hold | None] = {}  # None while it waits for the reservation
+        self._batches = 0
+
+    def fence(self) -> list[Case]:
+        """Revoke its leases and its claims on runs, charge what it had reserved, and return its cases."""
+        self.fenced = True
+        self.lessor.drop()
+        for hold in self._holds.values():
+            if hold is not None:  # its request may have left: the endpoint may bill it
+                self._shared.budget.spend(hold, hold.usd, hold.tokens)
+        self._holds.clear()
+        for number in list(self._runs):
+            self.drop(number)
+        cases = list(self.cases.values())
+        self.cases.clear()
+        return cases
+
+    # -- claims ------------------------------------------------------------------------------------
+
+    def claim(self, number: int, name: str) -> None:
+        """Claim a run for it; raise MdapError if another process has claimed the run."""
+        if number not in self._runs:
+            self._shared.claims.take(number, name)
+            self._runs[number] = self._shared.named[number] = name
+            self._shared.running.add(number)
+        if name in self.cases:
+            self.cases[name].number = number
+
+    def drop(self, number: int) -> None:
+        """Release a run that it has claimed."""
+        if self._runs.pop(number, None) is not None:
+            self._shared.claims.drop(number)
+            self._shared.named.pop(number, None)
+            self._shared.running.discard(number)
+
+    # -- calls that are answered -------------------------------------------------------------------
+
+    def call(self, name: str, *arguments: Any) -> Awaitable[Any]:
+        """Return the answer to its call; facts and wanted reservations are noted before this returns."""
+        answer: Awaitable[Any] = getattr(self, f"_on_{name}")(*arguments)
+        return answer
+
+    def _on_facts(self, number: int, values: list[Any]) -> Awaitable[None]:
+        """Append a batch of facts to the next commit; return a function that waits for room for more."""
+        if number != self._batches:
+            raise Closed(f"batch {number} of its facts came in place of {self._batches}")
+        self._batches += 1
+        facts = facts_of(values)
+        with suppress(DatabaseError):  # raised again while it waits
+            self._shared.writer.append(*(fact for fact in facts if fact.run not in self.barred))
+        found = map(self._case_of, {fact.run for fact in facts if isinstance(fact, Decided)})
+        self.advanced = {case for case in found if case is not None}
+        return self._shared.writer.wait_for_room()
+
+    def _case_of(self, run: int) -> Case | None:
+        """Return its case that the run numbered *run* belongs to."""
+        name = self._runs.get(run, "")
+        while name and name not in self.cases:
+            name = name.rpartition("/")[0]
+        return self.cases.get(name)
+
+    def _on_flush(self) -> Awaitable[None]:
+        return self._shared.writer.flush()
+
+    async def _on_begin(self, columns: dict[str, Any]) -> int:
+        number = await self._shared.writer.begin_run(columns)
+        if not self.fenced:
+            self.claim(number, columns["run_id"])
+        return number
+
+    async def _on_take_up(
+        self, columns: dict[str, Any], known: bool, process: bool, effects: bool
+    ) -> RunStart:
+        for number, name in list(self._runs.items()):
+            if name == columns["run_id"]:
+                self.drop(number)  # claim it in the same read
+        start = await self._shared.runs.begin(columns, known=known, process=process, effects=effects)
+        if start.record is None:
+            self._shared.claims.drop(start.number)
+            if not self.fenced:
+                self.claim(start.number, columns["run_id"])
+        return start
+
+    async def _on_end(self, values: list[Any], record: bool) -> RunRecord | None:
+        [ended] = facts_of(values)
+        assert isinstance(ended, RunEvent)
+        return await self._shared.runs.end(ended, record=record)
+
+    async def _on_rows(self, name: str, values: Sequence[Any]) -> tuple[list[str], list[Any]]:
+        rows = await self._shared.reader.rows(name, *values)
+        return rows[0].keys() if rows else [], [tuple(row) for row in rows]
+
+    def _on_hold(self, number: int, usd: float, tokens: float) -> Awaitable[None]:
+        # Noted before the next message, which may say that no caller waits for it any more.
+        self._holds[number] = None
+        return self._reserve(number, usd, tokens)
+
+    async def _reserve(self, number: int, usd: float, tokens: float) -> None:
+        try:
+            hold = await self._shared.budget.reserve(usd, tokens)
+        except BaseException:
+            self._holds.pop(number, None)
+            raise
+        if number in self._holds:
+            self._holds[number] = hold
+        else:  # no caller waits for it any more
+            self._shared.budget.spend(hold, 0.0, 0.0)
+
+    def spent(self, number: int, usd: float, tokens: float) -> None:
+        """Replace a reservation by the actual cost."""
+        hold = self._holds.pop(number, None)
+        if hold is not None:
+            self._shared.budget.spend(hold, usd, tokens)

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from fractions import Fraction
+from functools import cache
 from typing import Any, Final
 
 import orjson
+from pydantic import TypeAdapter
 
 from mdap.records import (
     AttemptFailed,
@@ -15,7 +15,6 @@ from mdap.records import (
     Fact,
     Guarantee,
     Outcome,
-    ProbeTotals,
     PromptSent,
     RunEvent,
     RunStatus,
@@ -25,7 +24,6 @@ from mdap.records import (
     StepResolved,
     StopCause,
     Totals,
-    Usage,
 )
 
 __all__ = ["decoded", "encoded", "facts_of", "packed", "solution_of", "told"]
@@ -35,6 +33,7 @@ Message = list[Any]
 _QUICK: Final = b"q"
 _PLAIN: Final = b"p"
 _KINDS: Final = (SampleTaken, Decided, StepOpened, PromptSent, StepResolved, AttemptFailed, RunEvent)
+_LEFT_OUT: Final = ("error", "saved_usd", "_json")
 _NUMBER: Final = {kind: number for number, kind in enumerate(_KINDS)}
 
 
@@ -63,37 +62,28 @@ def facts_of(values: Iterable[Sequence[Any]]) -> list[Fact]:
     return [_KINDS[kind]._make(fields) for kind, *fields in values]
 
 
+@cache
+def _adapters() -> dict[str, TypeAdapter[Any]]:
+    """Return what turns a solution's fields that JSON does not have into it, and back."""
+    kinds: dict[str, Any] = {
+        "status": RunStatus,
+        "totals": Totals,
+        "certificate": Certificate | None,
+        "guarantee": Guarantee | None,
+        "stop_cause": StopCause | None,
+        "outcome": Outcome | None,
+    }
+    return {name: TypeAdapter(kind) for name, kind in kinds.items()}
+
+
 def told(solution: Solution) -> dict[str, Any]:
     """Return the *solution* of a case as JSON values, without the error that ended it."""
-    names = ("run_id", "task", "status", "result", "reason", "k", "cost_usd", "seconds", "digest", "warnings")
-    more = ("seal", "undecided", "stop_cause", "traceback", "outcome")
-    found = {name: getattr(solution, name) for name in (*names, *more)}
-    found["totals"] = asdict(solution.totals)
-    found["certificate"] = None if solution.certificate is None else asdict(solution.certificate)
-    promise = solution.guarantee
-    spent = {} if promise is None else {"spent": str(promise.spent), "bound": str(promise.bound)}
-    found["guarantee"] = None if promise is None else asdict(promise) | spent
-    return found
+    names = [name for name in Solution.__dataclass_fields__ if name not in _LEFT_OUT]
+    found = {name: getattr(solution, name) for name in names}
+    return found | {name: one.dump_python(found[name], mode="json") for name, one in _adapters().items()}
 
 
 def solution_of(values: dict[str, Any]) -> Solution:
     """Return the solution that `told` turned into *values*."""
-    totals, probe, certificate = values["totals"], values["totals"]["probe"], values["certificate"]
-    probe = {**probe, "usage": Usage(**probe["usage"])}
-    if certificate is not None:
-        certificate = Certificate(**{**certificate, "warnings": tuple(certificate["warnings"])})
-    cause, outcome, promise = values["stop_cause"], values["outcome"], values["guarantee"]
-    if promise is not None:
-        promise |= {"spent": Fraction(promise["spent"]), "bound": Fraction(promise["bound"])}
-    return Solution(
-        **{
-            **values,
-            "status": RunStatus(values["status"]),
-            "warnings": tuple(values["warnings"]),
-            "stop_cause": None if cause is None else StopCause(cause),
-            "outcome": None if outcome is None else Outcome(outcome),
-            "totals": Totals(**{**totals, "usage": Usage(**totals["usage"]), "probe": ProbeTotals(**probe)}),
-            "certificate": certificate,
-            "guarantee": None if promise is None else Guarantee(**promise),
-        }
-    )
+    found = {name: one.validate_python(values[name]) for name, one in _adapters().items()}
+    return Solution(**{**values, **found, "warnings": tuple(values["warnings"])})

@@ -12,10 +12,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mdap._version import __version__
-from mdap.cluster.cases import Case, Pool, Shared, WorkersError
+from mdap.cluster.cases import Case, Member, Pool, Shared, WorkersError
 from mdap.cluster.channels import Closed
 from mdap.cluster.frames import Message, solution_of
-from mdap.cluster.member import Member
 from mdap.cluster.remote import raised
 from mdap.engine.config import Progress
 from mdap.errors import DatabaseError, FailedError, MdapError, StoppedError
@@ -154,7 +153,8 @@ class Head:
             case.adrift = False
             if case.number is not None:
                 self._on_claim(worker, case.number, case.name)
-            worker.link.send("case", case.name, case.batch, {**case.about, "known": case.is_known})
+            known = case.number is not None or case.losses > 0
+            worker.link.send("case", case.name, case.batch, {**case.about, "known": known})
 
     def _end(self, worker: Member, name: str, solution: Solution | None, error: MdapError | None) -> None:
         case = worker.cases.pop(name, None)

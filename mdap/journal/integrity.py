@@ -12,11 +12,11 @@ from typing import Final
 from mdap.errors import DatabaseError
 from mdap.journal.logfile import reading
 
-__all__ = ["check_log", "check_types"]
+__all__ = ["OF_A_RUN", "check_log", "check_types"]
 
 # The column with the run of a row.
-_OF_A_RUN: Final = ("run_events", "steps", "prompts", "samples", "pending", "decisions")
-_TABLES: Final = {"runs": "id", **dict.fromkeys(_OF_A_RUN, "run")}
+OF_A_RUN: Final = ("run_events", "steps", "prompts", "samples", "pending", "decisions")
+_TABLES: Final = {"runs": "id", **dict.fromkeys(OF_A_RUN, "run")}
 # Columns whose text is JSON.
 _JSON: Final = {
     "runs": ("params", "settings", "provider"),

@@ -38,7 +38,6 @@ class JobLog:
         self._writer = writer
         self._reader = reader
         self._claims = claims
-        self._claimed: set[int] = set()
 
     async def intend(self, token: str, model: str, wave: int, rows: Sequence[BatchRow]) -> BatchJob:
         """Record a job before its submission, and claim it."""
@@ -60,19 +59,15 @@ class JobLog:
 
     def claim(self, number: int) -> bool:
         """Return whether this process may submit the job; if so, no other process may."""
-        if number not in self._claimed:
-            try:
-                self._claims.take(JOBS + number, "")
-            except RunBusyError:
-                return False
-            self._claimed.add(number)
+        try:
+            self._claims.take(JOBS + number, "", shared=True)
+        except RunBusyError:
+            return False
         return True
 
     def drop(self, number: int) -> None:
         """Release the claim on a job."""
-        if number in self._claimed:
-            self._claimed.discard(number)
-            self._claims.drop(JOBS + number)
+        self._claims.drop(JOBS + number)
 
     async def note(self, number: int, kind: str, data: Mapping[str, Any]) -> None:
         """Record an event of a job."""

@@ -44,7 +44,6 @@ TOO_MANY_FILES: Final = (errno.EMFILE, errno.ENFILE)
 """Error numbers for too many open files, in a process or in the whole system."""
 
 RAISE_FILES: Final = "raise the limit with `ulimit -n`, or lower --concurrency"
-"""The advice for these errors."""
 
 PATIENCE: Final = 60.0
 """Seconds to wait for another program's lock."""
@@ -75,7 +74,6 @@ class Numbered(sqlite3.Connection):
 
 
 CONNECTION: Final = Numbered if (3, 12) <= sys.version_info < (3, 12, 4) else sqlite3.Connection
-"""The class of connections to a log."""
 
 
 @contextmanager

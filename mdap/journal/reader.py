@@ -12,7 +12,7 @@ import anyio
 
 from mdap.journal.database import Connection, Visited, open_reading
 from mdap.journal.logfile import translated
-from mdap.journal.rows import Billed, RunRow, run_row, the_one
+from mdap.journal.rows import Billed, RunRow, prices_of, run_row, the_one
 from mdap.journal.sealing import is_sealed, take_seal
 from mdap.journal.statements import statement
 from mdap.records import NOTED, ProbeTotals, Recorded, TallyShape, Totals, Usage, Verdict
@@ -20,7 +20,6 @@ from mdap.rules.digests import Seal, answer_key
 from mdap.rules.ledger import Payments
 from mdap.rules.money import Bill, Tokens, cost_of, saved_by_cache, saved_by_sharing, saved_in_batches
 from mdap.rules.presence import Absence
-from mdap.settings import Price
 
 __all__ = ["Reader", "RunRow", "open_log"]
 
@@ -144,8 +143,7 @@ class Reader:
 
     async def bill(self, run: int) -> Bill | None:
         """Return the cost of *run* and its probe, at its last session's prices; None if one is unknown."""
-        found = json.loads(await self.value("prices", run) or "{}")
-        prices = {model: Price(**price) for model, price in found.items()}
+        prices = prices_of(await self.value("prices", run))
         if not prices:  # skip the sums, which take as long as all the totals
             return None
         samples, beside = await self.rows("usage_by_model", run), await self.rows("spent_beside", run)
@@ -164,9 +162,8 @@ class Reader:
         """Return the cost of the recorded samples of each batch job in USD, as far as prices are known."""
         costs: dict[int, float] = {}
         for row in await self.rows("batch_costs"):
-            prices = json.loads(row["prices"] or "{}")
-            if row["model"] in prices:
-                price = Price(**prices[row["model"]])
+            price = prices_of(row["prices"]).get(row["model"])
+            if price is not None:
                 cost = cost_of(price, Tokens.of(row)) * price.batch
                 costs[row["job"]] = costs.get(row["job"], 0.0) + cost
         return costs

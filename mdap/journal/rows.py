@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from mdap.errors import DatabaseError, RunNotFoundError, UsageError
@@ -19,6 +20,7 @@ __all__ = [
     "RunRow",
     "decision_and_opening",
     "not_ours",
+    "prices_of",
     "run_numbered",
     "run_row",
     "sample_of",
@@ -66,6 +68,12 @@ class RunRow:
     def columns(self) -> dict[str, Any]:
         """Return these fields by their names, for a class that adds others."""
         return {name: getattr(self, name) for name in RunRow.__dataclass_fields__}
+
+
+@lru_cache(maxsize=1024)
+def prices_of(text: str | None) -> dict[str, Price]:
+    """Return the recorded prices of a session, by model."""
+    return {model: Price(**price) for model, price in json.loads(text or "{}").items()}
 
 
 class Billed(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from mdap.audit.queue import Claim, Ruling, Settled, Waiting, waiting
+from mdap.audit.review import Claim, Ruling, Settled, Waiting, waiting
 from mdap.errors import ClaimedError, MdapError, UsageError
 from mdap.journal.claims import is_claimed
 from mdap.journal.reader import Reader, RunRow, open_log
@@ -43,7 +43,7 @@ class Desk:
         self._rulings = Rulings(path)
 
     async def waiting(self, run_id: str | None = None, most: int = 50) -> list[Waiting]:
-        """Return the steps that wait for a person; see `mdap.audit.queue.waiting`."""
+        """Return the steps that wait for a person; see `mdap.audit.review.waiting`."""
         found = await anyio.to_thread.run_sync(partial(waiting, self._path, run_id, most))
         return [
             # The process that waited for it has ended.

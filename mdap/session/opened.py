@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 import anyio
 
-from mdap.audit.queue import Ruling, Settled, Waiting
+from mdap.audit.review import Ruling, Settled, Waiting
 from mdap.errors import UsageError
 from mdap.journal.reader import RunRow
 from mdap.records import Event, Solution

@@ -1,13 +1,14 @@
 """The data of a run as a whole, for the pages and the report: its row, verdicts, and prices."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from sqlite3 import Row
+from typing import Final
 
 from mdap.journal.reader import Reader
-from mdap.journal.rows import Billed, RunRow, run_row
+from mdap.journal.rows import Billed, RunRow, prices_of, run_row
 from mdap.records import Certificate, Guarantee, Outcome, RunStatus
 from mdap.rules.certificate import JUDGED, certify, doubts, outcome_of
 from mdap.rules.ledger import guarantee_of
@@ -15,7 +16,9 @@ from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.settings import Price, VotingSettings
 from mdap.viewer.summary import Bin, DividedDecision, ModelUse, Summary
 
-__all__ = ["About", "Verdicts", "about", "chances_of", "cost_of_bin", "prices_of", "verdicts"]
+__all__ = ["About", "Verdicts", "about", "chances_of", "cost_of_bin", "verdicts"]
+
+_OF_ROW: Final = ("turn", "decided", "opened", "parent_name", "children", "since")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +76,9 @@ class About(RunRow):
     @property
     def beside_tokens(self) -> dict[str, int]:
         """Input and output tokens billed outside the samples, by purpose."""
-        found: dict[str, int] = {}
+        found: Counter[str] = Counter()
         for one in self.beside:
-            found[one.purpose] = found.get(one.purpose, 0) + one.input_tokens + one.output_tokens
+            found[one.purpose] += one.input_tokens + one.output_tokens
         return found
 
     @property
@@ -97,17 +100,12 @@ async def about(source: Reader, number: int) -> About | None:
     voting = VotingSettings.recorded(run.settings)
     return About(
         **run.columns(),
-        turn=row["last_turn"] or 0,
-        decided=row["decided"],
+        **{name: row[name] for name in _OF_ROW},
         # As many different steps as the last number allows: none is missing.
         dense=row["last_decided"] is not None and row["last_decided"] + 1 == row["decided"],
-        opened=row["opened"],
-        parent_name=row["parent_name"],
-        children=row["children"],
         reason=None if run.status in ("running", "finished") else reason,
         result=json.dumps(data.get("result"), ensure_ascii=False) if run.status == "finished" else None,
         seconds=float(await source.value("seconds", number)),
-        since=row["since"],
         prices=prices,
         digest=last[0]["digest"] if last else None,
         seal=await source.value("last_seal", number),
@@ -124,12 +122,6 @@ async def about(source: Reader, number: int) -> About | None:
 def _saved(batched: Sequence[Row], prices: Mapping[str, Price]) -> float:
     known = (row for row in batched if row["model"] in prices)
     return sum(saved_in_batches(prices[row["model"]], Tokens.of(row)) for row in known)
-
-
-@lru_cache(maxsize=1024)
-def prices_of(text: str | None) -> dict[str, Price]:
-    """Return the recorded prices of a session, by model."""
-    return {model: Price(**price) for model, price in json.loads(text or "{}").items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from mdap.journal.reader import Reader
-from mdap.journal.rows import status_of
+from mdap.journal.rows import prices_of, status_of
 from mdap.records import Certificate, TallyShape
 from mdap.rules.certificate import JUDGED, certify, outcome_of
 from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.settings import Price
-from mdap.viewer.about import about, prices_of, verdicts
+from mdap.viewer.about import about, verdicts
 from mdap.viewer.counting import SHORT, RunCounts, few_steps
 from mdap.viewer.guard import whole_number
 

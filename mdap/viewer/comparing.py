@@ -9,7 +9,7 @@ from mdap.viewer.about import About, Verdicts, verdicts
 from mdap.viewer.catalog import Listed, listed
 from mdap.viewer.counting import RunCounts
 from mdap.viewer.guard import whole_number
-from mdap.viewer.source import walk
+from mdap.viewer.source import Found, walk
 from mdap.viewer.summary import Summary
 from mdap.viewer.wording import chance, number, seconds, share, usd, when
 
@@ -79,8 +79,10 @@ async def differences(source: Reader, runs: Sequence[About], start: int) -> dict
         bounds = (start, one.decided)
         found = await walk(source, "walk_differences", one.number, bounds, _DIFFERENCES, other.number)
     elif max(one.opened, other.opened) <= _NAMED_MOST:
-        bounds = (start, one.opened)
-        found = await walk(source, "walk_differences_by_name", one.number, bounds, _DIFFERENCES, other.number)
+        rows = await source.rows("differences_by_name", one.number, start, other.number, _DIFFERENCES + 1)
+        more = len(rows) > _DIFFERENCES
+        stop = rows[-1]["step"] if more else one.opened
+        found = Found(list(rows[:_DIFFERENCES]), start, stop, more)
     return {"found": found, "most": _NAMED_MOST}
 
 

@@ -49,11 +49,9 @@ _OPENINGS: Final = 10
 _SEARCHED: Final = 200
 _LEAVES: Final = 100  # parts or steps per range on the lowest level of the tree
 _COUNTED: Final = 20_000  # maximum number of steps for which a page counts ranges
-_COUNTING: Final = 0.08
-"""Seconds that a page spends counting."""
+_COUNTING: Final = 0.08  # seconds that a page spends counting
 
 RUNS: Final = 30
-"""Runs per page."""
 
 FILTERS: Final = {
     "all": "All",

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from mdap.audit.queue import Ruling
+from mdap.audit.review import Ruling
 from mdap.errors import ClaimedError, MdapError, RunBusyError, RunNotFoundError, UsageError
 from mdap.journal.claims import is_claimed
 from mdap.journal.reader import Reader, open_log

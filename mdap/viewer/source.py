@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import anyio.to_thread
 
-from mdap.audit.queue import Claim, Ruling, Settled, Waiting
+from mdap.audit.review import Claim, Ruling, Settled, Waiting
 from mdap.journal.reader import Reader, RunRow
 from mdap.records import PromptSent
 from mdap.rules.digests import prompt_digest, views_digest

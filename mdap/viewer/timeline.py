@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 from sqlite3 import Row
@@ -137,30 +137,22 @@ def _waits(attempts: Iterable[TimedAttempt]) -> Iterator[TimedAttempt]:
                 yield one._replace(began=one.ended, ended=following.began, kind="wait", said="waiting")
 
 
-@dataclass(slots=True)
 class _Scale:
     """Map times to positions between 0 and `_WIDTH`, without long idle gaps."""
 
-    busy: list[tuple[float, float]]
-    starts: list[float] = field(default_factory=list)
-    whole: float = 0.0
-    gaps: list[float] = field(default_factory=list)
-
-    @classmethod
-    def over(cls, attempts: Iterable[TimedAttempt]) -> "_Scale":
+    def __init__(self, attempts: Iterable[TimedAttempt]) -> None:
         merged = _joined(sorted((one.began, one.ended) for one in attempts), 0.0)
-        busy = sum(ended - began for began, ended in merged)
-        spans = _joined(merged, max(_IDLE * busy, 1000.0))
-        scale = cls(spans)
-        each = _CUT * max(sum(ended - began for began, ended in spans), 1.0)
-        for place, (began, ended) in enumerate(spans):
+        self.busy = _joined(merged, max(_IDLE * _sum(merged), 1000.0))
+        self.starts: list[float] = []
+        self.gaps: list[float] = []
+        self.whole, each = 0.0, _CUT * max(_sum(self.busy), 1.0)
+        for place, (began, ended) in enumerate(self.busy):
             if place:
-                scale.gaps.append((began - spans[place - 1][1]) / 1000)
-                scale.whole += each
-            scale.starts.append(scale.whole)
-            scale.whole += ended - began
-        scale.whole = max(scale.whole, 1.0)
-        return scale
+                self.gaps.append((began - self.busy[place - 1][1]) / 1000)
+                self.whole += each
+            self.starts.append(self.whole)
+            self.whole += ended - began
+        self.whole = max(self.whole, 1.0)
 
     def at(self, moment: float) -> float:
         for (began, ended), start in zip(reversed(self.busy), reversed(self.starts), strict=True):
@@ -193,6 +185,10 @@ def _joined(spans: Iterable[tuple[float, float]], gap: float) -> list[tuple[floa
     return found
 
 
+def _sum(spans: Iterable[tuple[float, float]]) -> float:
+    return sum(ended - began for began, ended in spans)
+
+
 async def timeline_of(source: Reader, run: int, start: int, stop: int, *, by_sample: bool) -> Timeline | None:
     """Return the timeline of the steps from *start* to before *stop*; see `timeline`."""
     samples = await source.rows("view_attempts", run, start, stop, _MOST)
@@ -204,7 +200,7 @@ def timeline(attempts: Sequence[TimedAttempt], untimed: int, *, by_sample: bool)
     """Return *attempts*, in the order of their steps, as a timeline with a line for each step or sample."""
     if not attempts:
         return None
-    scale = _Scale.over(attempts)
+    scale = _Scale(attempts)
     groups: dict[tuple[int, ...], list[TimedAttempt]] = {}
     for one in attempts:
         groups.setdefault(one.sample if by_sample else (one.step,), []).append(one)

@@ -14,9 +14,8 @@ import pytest
 import mdap
 from mdap.audit.verifying import verify
 from mdap.cluster import head
-from mdap.cluster.cases import Shared
+from mdap.cluster.cases import Member, Shared
 from mdap.cluster.channels import memory_pair
-from mdap.cluster.member import Member
 from mdap.engine.budget_guard import BudgetGuard
 from mdap.errors import StoppedError, UsageError
 from mdap.plugins import make_recorded

@@ -11,7 +11,7 @@ import pytest
 
 import mdap
 from mdap.audit import verify
-from mdap.audit.queue import Ruling
+from mdap.audit.review import Ruling
 from mdap.errors import ClaimedError, RunBusyError, UsageError
 from mdap.plugins import make_task
 from mdap.rules.digests import answer_key
