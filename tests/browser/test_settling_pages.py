@@ -22,7 +22,6 @@ from playwright.sync_api import Browser, Error, Page, sync_playwright
 import mdap
 from mdap_hanoi import Hanoi
 from tests.acceptance.processes import Cli
-from tests.helpers import mostly_slow
 from tests.viewing import ECHO, HOSTILE_ID, Site, make_database, serving
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -102,10 +101,7 @@ def cli(tmp_path: Path) -> Iterator[Cli]:
     cli.stop()
 
 
-@pytest.mark.parametrize(
-    ("colours", "size"),
-    mostly_slow([("dark", "phone"), ("light", "desk"), ("dark", "desk"), ("light", "phone")]),
-)
+@pytest.mark.parametrize(("colours", "size"), [("dark", "phone"), ("light", "desk")])
 @pytest.mark.slow
 def test_everybody_can_use_the_pages(browser: Browser, site: Site, colours: str, size: str) -> None:
     """The queue, a step before and after it is claimed, one with hostile texts, and one that somebody has."""
