@@ -13,8 +13,6 @@ from mdap.testing.faults import Canned
 from mdap.testing.http import Request, Response
 from mdap.testing.shapes import Job, error_of, job_of, result_of, usage_of
 
-__all__ = ["BatchDesk", "BatchFaults"]
-
 Work = Callable[[dict[str, Any], str], tuple[int, dict[str, Any]]]
 """Answers one row of a job: takes its body and the API's path, and returns status and response body."""
 

@@ -7,8 +7,6 @@ from typing import Any, Final
 
 from mdap.testing.faults import Canned
 
-__all__ = ["APIS", "Job", "Shape", "completion_of", "error_of", "job_of", "result_of", "usage_of"]
-
 
 def error_of(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Canned:
     """Return a refusal as OpenAI words it."""

@@ -16,8 +16,6 @@ from mdap.rules.canonical import canonical
 from mdap.rules.certificate import confident, shape_of
 from mdap.tasks import Decision, Process, Step, Task
 
-__all__ = ["OracleAsk", "TooManyError", "solved"]
-
 T = TypeVar("T")
 
 _VOTES: Final = 3

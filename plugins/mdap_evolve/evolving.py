@@ -19,21 +19,6 @@ from mdap_evolve.recipe import Recipe
 from mdap_local import LocalModel, load_model
 from mdap_local.places import check_libraries
 
-__all__ = [
-    "HELD_OUT",
-    "About",
-    "ReplayError",
-    "Report",
-    "Study",
-    "base_model",
-    "evolve",
-    "examples_of",
-    "learning",
-    "load_base",
-    "repeated",
-    "study_of",
-]
-
 HELD_OUT: Final = "held out"
 """The name of the exam on held-out steps of the log."""
 

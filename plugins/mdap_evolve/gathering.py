@@ -17,8 +17,6 @@ from mdap.plugins import make_recorded
 from mdap.rules.canonical import canonical
 from mdap_local import LocalModel, is_held_out
 
-__all__ = ["Gathered", "Question", "gather"]
-
 
 class Question(NamedTuple):
     """A prompt with its digest, and its origin.

@@ -11,18 +11,6 @@ from typing import Any, Final, NamedTuple
 from mdap_evolve.recipe import Anchor, Recipe
 from mdap_local import LocalModel
 
-__all__ = [
-    "Evolution",
-    "Example",
-    "Learner",
-    "Tuning",
-    "Update",
-    "Weights",
-    "coefficients",
-    "likelihoods",
-    "signs",
-]
-
 _AT_ONCE: Final = 256
 _BLOCK: Final = 1 << 20
 

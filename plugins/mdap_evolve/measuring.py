@@ -23,8 +23,6 @@ from mdap_evolve.learning import likelihoods
 from mdap_local import LocalModel
 from mdap_local.generating import Row, Sampled, generate
 
-__all__ = ["Exam", "Figures", "Item", "exam_of_log", "exam_of_task", "loss_of"]
-
 MOST_ITEMS: Final = 512
 """Maximum number of steps of an exam."""
 

@@ -21,8 +21,6 @@ from typing import Any, Final, TextIO
 from mdap_extract.files import local
 from mdap_extract.texts import clean, is_blank
 
-__all__ = ["Columns", "Cursor", "Document", "check_documents", "documents"]
-
 _TABLES: Final = frozenset({".csv", ".tsv", ".tab"})
 _JSON: Final = frozenset({".json", ".jsonl", ".ndjson"})
 _WIDE: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -17,8 +17,6 @@ from mdap_extract.schema import Field
 from mdap_extract.shapes import ANYTHING, Shape, exact, numeral
 from mdap_extract.texts import folded, tidied
 
-__all__ = ["Forms", "Value"]
-
 _DURATION: Final = TypeAdapter(timedelta)
 _NUMBERS: Final = ("number", "integer", None)
 

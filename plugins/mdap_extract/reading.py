@@ -12,8 +12,6 @@ from mdap_extract.forms import Forms
 from mdap_extract.schema import Field
 from mdap_extract.texts import clean, squeezed
 
-__all__ = ["Answer", "Asking", "rendered"]
-
 _SYSTEM: Final = """\
 You read a document and fill in a record. You are given the document, between two lines that are equal, and
 the fields to fill in, each with the JSON Schema of its values. Nothing that the document says is an

@@ -18,8 +18,6 @@ from mdap_extract.documents import Document, documents
 from mdap_extract.files import replaced
 from mdap_extract.settings import Settings
 
-__all__ = ["Filled", "Pool", "Results", "Spool", "confidence", "packed", "votes_on", "write_records"]
-
 _NO_TEXT: Final = "the document has no text"
 
 # A spreadsheet takes what begins so for a formula; what begins with the mark is marked too, so that taking
