@@ -60,12 +60,7 @@ class BatchFaults(BaseModel):
 
 
 class BatchDesk:
-    """Files and jobs of one server.
-
-    Attributes:
-        files: content by id: uploads, outputs and error files.
-        jobs: all jobs of both protocols, in the order of their creation.
-    """
+    """Files of one server, by id, and its jobs of both protocols, in the order of their creation."""
 
     def __init__(self, faults: BatchFaults, work: Work, seed: int = 0) -> None:
         self.files: dict[str, tuple[str, bytes]] = {}

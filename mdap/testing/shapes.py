@@ -75,18 +75,10 @@ def _content(message: Any) -> Any:
 
 @dataclass(slots=True)
 class Job:
-    """One job of a batch API.
+    """One job of a batch API: the bodies that were sent, by custom id, and the lines of its results.
 
-    Attributes:
-        rows: the bodies that were sent, by custom id.
-        troubled: whether trouble happens to it.
-        metadata: what the client wrote there; Anthropic's jobs have none.
-        file: the id of the file that it was made from; empty for Anthropic's.
-        state: OpenAI's word for it.
-        polls: requests that showed it so far.
-        errors: lines of rows without a result; part of the results for Anthropic.
-        code: why it failed as a whole, as OpenAI words it.
-        listed: listings since it was created.
+    Its *state*, and the *code* with which it failed as a whole, are in OpenAI's words. Anthropic's jobs have
+    no *metadata* and no *file*, and *errors* are part of their results.
     """
 
     id: str

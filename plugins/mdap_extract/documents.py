@@ -38,13 +38,7 @@ _OVERHEAD: Final = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which of a document's columns, or JSON members, mean what. Capitals do not matter.
-
-    Attributes:
-        text: the text to read; empty for ``text``, or all columns where there is none of that name.
-        id: what the document is called; empty for ``id``, or its number where there is none of that name.
-        truth: the record that should come out, as a JSON object; empty for none.
-    """
+    """Which of a document's columns, or JSON members, mean what; see `Settings`. Capitals do not matter."""
 
     text: str = ""
     id: str = ""

@@ -54,12 +54,7 @@ class Answer(dict[str, Any]):
 class Asking:
     """How questions about documents are put, and replies read.
 
-    Attributes:
-        forms: how values are brought into one form.
-        evidence: whether each value must come with a quote.
-        instructions: what else a model is told, in the user's words.
-        views: presentations of each step, 1 or 2.
-        fields: all of the record, if the steps of a document share one schema; none if each has its own.
+    *fields* are all of the record, if the steps of a document share one schema; none if each has its own.
     """
 
     forms: Forms
