@@ -145,17 +145,6 @@ def test_text_in_brackets_is_text_where_text_is_wanted(cli: Cli) -> None:
 # -- logs that cannot be written
 
 
-@pytest.fixture
-def unprivileged() -> tuple[str, ...]:
-    """What to put before a command so that file permissions bind it, even where root runs the tests."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        return ()
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        pytest.skip("root ignores permissions, and there is no setpriv to give that up")
-    return (setpriv, "--bounding-set", "-dac_override,-dac_read_search")
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are others there")
 @pytest.mark.slow
 def test_a_log_in_a_read_only_folder_can_be_read(cli: Cli, unprivileged: tuple[str, ...]) -> None:
