@@ -13,6 +13,11 @@ settings.register_profile(
 settings.load_profile("mdap")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many processes again as there are cores: tests wait for disks, timers and processes, too."""
+    return (os.cpu_count() or 1) * 3 // 2
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

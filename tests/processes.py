@@ -207,8 +207,12 @@ class Impatient(Double):
 
     async def solve(self, ask: mdap.Ask) -> Any:
         async def in_a_hurry(number: int) -> None:
-            with anyio.move_on_after(0.002):
-                await ask(double(number))
+            # In turns of the loop: by the clock, a busy machine gives up before the step is on record.
+            async with anyio.create_task_group() as asking:
+                asking.start_soon(ask, double(number))
+                for _ in range(50):
+                    await anyio.lowlevel.checkpoint()
+                asking.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
             for number in range(self.width):

@@ -13,8 +13,6 @@ from mdap.testing.faults import Canned
 from mdap.testing.http import Request, Response
 from mdap.testing.shapes import Job, error_of, job_of, result_of, usage_of
 
-__all__ = ["BatchDesk", "BatchFaults"]
-
 Work = Callable[[dict[str, Any], str], tuple[int, dict[str, Any]]]
 """Answers one row of a job: takes its body and the API's path, and returns status and response body."""
 
@@ -62,12 +60,7 @@ class BatchFaults(BaseModel):
 
 
 class BatchDesk:
-    """Files and jobs of one server.
-
-    Attributes:
-        files: content by id: uploads, outputs and error files.
-        jobs: all jobs of both protocols, in the order of their creation.
-    """
+    """Files of one server, by id, and its jobs of both protocols, in the order of their creation."""
 
     def __init__(self, faults: BatchFaults, work: Work, seed: int = 0) -> None:
         self.files: dict[str, tuple[str, bytes]] = {}

@@ -15,8 +15,6 @@ from mdap.testing.findings import AbandonedError, Breaches, Conformance, Nonconf
 from mdap.testing.questions import Effort, ExaminedStep, check_outcome, defines, note_skipped
 from mdap.testing.walking import OracleAsk, TooManyError, solved
 
-__all__ = ["check_task"]
-
 _DEVIATIONS: Final = 12
 _PARTS: Final = 6
 

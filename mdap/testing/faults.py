@@ -8,8 +8,6 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["ANSWERED", "KINDS", "Canned", "Faults", "Served"]
-
 
 class Faults(BaseModel):
     """How often a `FaultyServer` misbehaves, and how; the rates are shares of all requests.

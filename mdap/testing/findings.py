@@ -9,8 +9,6 @@ from mdap.errors import RAISED, UsageError
 from mdap.rules.canonical import canonical
 from mdap.tasks import Step
 
-__all__ = ["AbandonedError", "Breach", "Breaches", "Conformance", "NonconformingError", "words"]
-
 T = TypeVar("T")
 
 _SHOWN: Final = 5

@@ -12,8 +12,6 @@ from typing import Final
 
 from mdap.rules.redflags import MAX_CHARS_PER_TOKEN, clean
 
-__all__ = ["LONGEST", "OverdueError", "corpus", "deadline", "fuzzed"]
-
 LONGEST: Final = 120_000
 """Characters of the longest text: enough to tell linear time from quadratic."""
 

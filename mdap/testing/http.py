@@ -12,8 +12,6 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from mdap.testing.faults import Canned, Faults
 
-__all__ = ["Manner", "Request", "Response", "read_request", "send_response"]
-
 Manner = Literal["whole", "hang", "drip", "reset", "truncated", "huge_body"]
 
 

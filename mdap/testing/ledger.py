@@ -7,8 +7,6 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["ANTHROPIC_SHEET", "OPENAI_SHEET", "Ledger", "PriceSheet"]
-
 _CHARS: Final = 4  # in a token: near enough, and the same everywhere
 _MARKS: Final = ("cache_control", "prompt_cache_breakpoint")
 

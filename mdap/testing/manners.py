@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from mdap.testing.faults import Canned
 from mdap.testing.shapes import error_of
 
-__all__ = ["Manners"]
-
 _LIMITS: Final = ("max_completion_tokens", "max_tokens")
 
 

@@ -15,8 +15,6 @@ from mdap.tasks import Chain, Process, RedFlag, Step, Task, canonical_step
 from mdap.testing.findings import AbandonedError, Breaches
 from mdap.testing.hostile import OverdueError, corpus, deadline, fuzzed
 
-__all__ = ["Effort", "ExaminedStep", "check_outcome", "defines", "note_skipped"]
-
 _OVERDUE: Final = "any text is read in bounded time"
 _SKIPPED: Final = {
     "oracle": "it has no oracle: no answer was looked at, and only the first step of a chain",

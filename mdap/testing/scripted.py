@@ -9,8 +9,6 @@ import anyio.lowlevel
 from mdap.errors import UnavailableError
 from mdap.records import Reply, SampleRequest
 
-__all__ = ["Script", "ScriptedProvider"]
-
 Scripted = str | Reply | Exception
 Script = Iterable[Scripted] | Callable[[SampleRequest, int], Scripted]
 """What a `ScriptedProvider` says: replies in order, or a function of the request and the ordinal."""

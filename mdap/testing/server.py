@@ -22,8 +22,6 @@ from mdap.testing.ledger import Ledger
 from mdap.testing.manners import Manners
 from mdap.testing.shapes import APIS, Shape, completion_of, error_of, usage_of
 
-__all__ = ["Answer", "FaultyServer"]
-
 Answer = Callable[[dict[str, Any], random.Random], str]
 """What a `FaultyServer` says: a function of the request's JSON body and a random source of its own."""
 

@@ -7,8 +7,6 @@ from typing import Any, Final
 
 from mdap.testing.faults import Canned
 
-__all__ = ["APIS", "Job", "Shape", "completion_of", "error_of", "job_of", "result_of", "usage_of"]
-
 
 def error_of(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Canned:
     """Return a refusal as OpenAI words it."""
@@ -77,18 +75,10 @@ def _content(message: Any) -> Any:
 
 @dataclass(slots=True)
 class Job:
-    """One job of a batch API.
+    """One job of a batch API: the bodies that were sent, by custom id, and the lines of its results.
 
-    Attributes:
-        rows: the bodies that were sent, by custom id.
-        troubled: whether trouble happens to it.
-        metadata: what the client wrote there; Anthropic's jobs have none.
-        file: the id of the file that it was made from; empty for Anthropic's.
-        state: OpenAI's word for it.
-        polls: requests that showed it so far.
-        errors: lines of rows without a result; part of the results for Anthropic.
-        code: why it failed as a whole, as OpenAI words it.
-        listed: listings since it was created.
+    Its *state*, and the *code* with which it failed as a whole, are in OpenAI's words. Anthropic's jobs have
+    no *metadata* and no *file*, and *errors* are part of their results.
     """
 
     id: str

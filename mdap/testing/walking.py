@@ -16,8 +16,6 @@ from mdap.rules.canonical import canonical
 from mdap.rules.certificate import confident, shape_of
 from mdap.tasks import Decision, Process, Step, Task
 
-__all__ = ["OracleAsk", "TooManyError", "solved"]
-
 T = TypeVar("T")
 
 _VOTES: Final = 3
@@ -29,18 +27,11 @@ class TooManyError(BaseException):
 
 
 class OracleAsk:
-    """An `mdap.Ask` that answers immediately with the oracle's answers.
+    """An `mdap.Ask` that answers immediately with the oracle's answers, or those that *answer* makes of them.
 
-    Args:
-        task: the process, whose oracle answers.
-        most: maximum number of different steps; one more raises `TooManyError`.
-        answer: returns the answer to give from a step's number, from 0, and the oracle's answer; None to give
-            the oracle's. An `UndecidedError` as the answer is raised.
-        backwards: whether to answer concurrent requests from the last to the first.
-
-    Attributes:
-        asked: the requested steps, each once, in order.
-        nested: the tasks that were solved as parts.
+    That takes a step's number, from 0, and the oracle's answer; an `UndecidedError` as its answer is raised.
+    More different steps than *most* raise `TooManyError`. With *backwards*, concurrent requests are answered
+    from the last to the first. *asked* has each step once, *nested* the tasks that were solved as parts.
     """
 
     run_id = "conformance"

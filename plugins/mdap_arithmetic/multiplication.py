@@ -9,8 +9,6 @@ from pydantic import ConfigDict, Field
 
 from mdap import Ask, Process, RedFlag, Step, View
 
-__all__ = ["Multiply"]
-
 _SYSTEM: Final = """\
 You do one small step of a written multiplication. Work it out in one short sentence. Then end your reply with
 this line and nothing after it, N being the result in digits:

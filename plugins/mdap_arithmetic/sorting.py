@@ -11,8 +11,6 @@ from pydantic import Field
 
 from mdap import Ask, Process, RedFlag, Step
 
-__all__ = ["Sort"]
-
 _SPLIT: Final = """\
 You are given some whole numbers and a limit. Find those numbers that are less than the limit. A number that
 is there several times counts each time; a number that equals the limit is not less. Go through them one by

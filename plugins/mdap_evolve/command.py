@@ -21,8 +21,6 @@ from mdap_evolve.replaying import check_free, replay, share
 from mdap_evolve.showing import PLOT, describe, drift_plot, watching
 from mdap_local import LocalModel
 
-__all__ = ["command"]
-
 
 @click.command("evolve")
 @click.argument("task", required=False, shell_complete=completing.tasks)

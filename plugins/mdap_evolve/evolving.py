@@ -19,21 +19,6 @@ from mdap_evolve.recipe import Recipe
 from mdap_local import LocalModel, load_model
 from mdap_local.places import check_libraries
 
-__all__ = [
-    "HELD_OUT",
-    "About",
-    "ReplayError",
-    "Report",
-    "Study",
-    "base_model",
-    "evolve",
-    "examples_of",
-    "learning",
-    "load_base",
-    "repeated",
-    "study_of",
-]
-
 HELD_OUT: Final = "held out"
 """The name of the exam on held-out steps of the log."""
 
@@ -41,15 +26,9 @@ _SURE: Final = 2.0
 
 
 class About(NamedTuple):
-    """The recorded specification of an evolution.
+    """The recorded specification of an evolution; see the options of ``mdap evolve``.
 
-    Attributes:
-        params: of the task, for the margin and the cost.
-        keep: tasks that must not get worse.
-        lessons: digest of the training and held-out prompts.
-        max_loss: the maximum loss of a kept task, in percentage points.
-        target: target probability that every decision of a run is right.
-        own_votes: whether the learner may train on its own votes alone.
+    The task's *params* are for margin and cost; *lessons* is a digest of the training and held-out prompts.
     """
 
     task: str
@@ -77,13 +56,8 @@ class Study(NamedTuple):
 class Report(NamedTuple):
     """The result of an evolution; without a folder and weights of a new model if it was refused.
 
-    Attributes:
-        gain: the gain in P(right) on held-out steps, and its standard error.
-        lost: the loss of each kept task, and its standard error.
-        before: figures of the base model, by exam.
-        after: figures of the new model, by exam.
-        lessons: the numbers of prompts learned, contested, held out, and helped by another model.
-        distance: the distance of the averaged weights from the base.
+    The *gain* in P(right) on held-out steps and what is *lost* on each kept task come with standard errors;
+    *before* and *after* are figures by exam, and *lessons* counts prompts.
     """
 
     evolution_id: str

@@ -17,17 +17,11 @@ from mdap.plugins import make_recorded
 from mdap.rules.canonical import canonical
 from mdap_local import LocalModel, is_held_out
 
-__all__ = ["Gathered", "Question", "gather"]
-
 
 class Question(NamedTuple):
-    """A prompt with its digest, and its origin.
+    """A prompt and its origin: the run's task, by name and parameters as JSON, and the step's input.
 
-    Attributes:
-        reply: the first reply that voted for the winner.
-        contested: whether a vote went against the winner.
-        task: the run's task, by its name and parameters as JSON.
-        input: the step's input, in canonical JSON.
+    The *reply* is the first one that voted for the winner; *contested* if a vote went against that.
     """
 
     digest: str

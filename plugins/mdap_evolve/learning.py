@@ -11,18 +11,6 @@ from typing import Any, Final, NamedTuple
 from mdap_evolve.recipe import Anchor, Recipe
 from mdap_local import LocalModel
 
-__all__ = [
-    "Evolution",
-    "Example",
-    "Learner",
-    "Tuning",
-    "Update",
-    "Weights",
-    "coefficients",
-    "likelihoods",
-    "signs",
-]
-
 _AT_ONCE: Final = 256
 _BLOCK: Final = 1 << 20
 
@@ -38,11 +26,9 @@ class Example(NamedTuple):
 class Update(NamedTuple):
     """The data of an iteration.
 
-    Attributes:
-        rewards: with ES, the mean P(winner) on the batch under each perturbation, the two opposite ones of a
-            pair next to each other; with Adam, that of the weights before the update.
-        coefficients: with ES, how far the update goes along each pair's noise, in units of alpha over the
-            population; each is a 16-bit float.
+    The *rewards* are the mean P(winner) on the batch: with ES, under each perturbation, the two opposite ones
+    of a pair next to each other; with Adam, before the update. The *coefficients* of ES, 16-bit floats, say
+    how far the update goes along each pair's noise, in units of alpha over the population.
     """
 
     rewards: tuple[float, ...]
@@ -69,9 +55,7 @@ def signs(place: tuple[int, int, int], count: int) -> Any:
 class Weights:
     """The weights of a network on the CPU, in one float32 vector that its parameters are views of.
 
-    Attributes:
-        now: the vector after the last update.
-        start: the vector at the start.
+    *now* is that vector after the last update, *start* before the first.
     """
 
     def __init__(self, network: Any) -> None:
@@ -148,12 +132,7 @@ def coefficients(rewards: Sequence[float]) -> tuple[float, ...]:
 
 
 class Learner(ABC):
-    """A training method that changes a model on the CPU, in float32, one update after the other.
-
-    Attributes:
-        weights: the weights as of the last update.
-        iteration: the number of updates made.
-    """
+    """A training method that changes a model on the CPU, in float32, one update after the other."""
 
     def __init__(self, model: LocalModel, examples: Sequence[Example], recipe: Recipe) -> None:
         import torch

@@ -23,8 +23,6 @@ from mdap_evolve.learning import likelihoods
 from mdap_local import LocalModel
 from mdap_local.generating import Row, Sampled, generate
 
-__all__ = ["Exam", "Figures", "Item", "exam_of_log", "exam_of_task", "loss_of"]
-
 MOST_ITEMS: Final = 512
 """Maximum number of steps of an exam."""
 
@@ -49,15 +47,9 @@ class Item(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """The figures of a model at a task, at temperature 1.
+    """The figures of a model at a task, at temperature 1: *right* is p times v; without a parser v is None.
 
-    Attributes:
-        right: the mean probability that a sample is right: p times v.
-        p: the probability that a valid sample is right.
-        v: the probability that a sample is valid; None without a parser.
-        k: the margin that reaches the target; None if no margin does.
-        samples: expected samples of the run, at this margin.
-        tokens: expected tokens of the run, prompts and replies.
+    The margin *k* reaches the target, if any does; *samples* and *tokens* are those expected of a run at it.
     """
 
     items: int

@@ -15,8 +15,6 @@ from mdap_evolve.learning import Evolution, Example, Update
 from mdap_evolve.recipe import Recipe
 from mdap_local import LocalModel, load_model
 
-__all__ = ["WorkerError", "population", "shares"]
-
 
 class WorkerError(MdapError):
     """Raised when a worker of an evolution ended; recorded updates are safe."""

@@ -4,8 +4,6 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["ALPHA", "STRENGTH", "Anchor", "Method", "Recipe"]
-
 Method = Literal["es", "sft"]
 Anchor = Literal["l2", "l1", "none"]
 

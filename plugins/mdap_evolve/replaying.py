@@ -18,8 +18,6 @@ from mdap_evolve.learning import Evolution, Example, Learner, coefficients
 from mdap_evolve.recipe import Recipe
 from mdap_local import load_model
 
-__all__ = ["Verified", "check_free", "replay", "share", "verify"]
-
 SHARED: Final = "evolution.json"
 """The file beside a new model that rebuilds it from the base model."""
 

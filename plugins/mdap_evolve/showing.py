@@ -13,8 +13,6 @@ from mdap.journal.evolutions import IterationRow
 from mdap.viewer.plots import Axis, Line, ceiling, chart
 from mdap_evolve.evolving import Report, Study, Watch
 
-__all__ = ["PLOT", "describe", "drift_plot", "plotted", "watching"]
-
 PLOT: Final = "drift.svg"
 """The plot beside a new model."""
 

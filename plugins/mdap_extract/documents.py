@@ -21,8 +21,6 @@ from typing import Any, Final, TextIO
 from mdap_extract.files import local
 from mdap_extract.texts import clean, is_blank
 
-__all__ = ["Columns", "Cursor", "Document", "check_documents", "documents"]
-
 _TABLES: Final = frozenset({".csv", ".tsv", ".tab"})
 _JSON: Final = frozenset({".json", ".jsonl", ".ndjson"})
 _WIDE: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -40,13 +38,7 @@ _OVERHEAD: Final = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which of a document's columns, or JSON members, mean what. Capitals do not matter.
-
-    Attributes:
-        text: the text to read; empty for ``text``, or all columns where there is none of that name.
-        id: what the document is called; empty for ``id``, or its number where there is none of that name.
-        truth: the record that should come out, as a JSON object; empty for none.
-    """
+    """Which of a document's columns, or JSON members, mean what; see `Settings`. Capitals do not matter."""
 
     text: str = ""
     id: str = ""

@@ -11,8 +11,6 @@ from typing import Any, Final, TextIO
 
 from mdap import UsageError
 
-__all__ = ["check_writable", "is_kept", "is_pipe", "local", "real", "replaced", "stamp"]
-
 # What stands here may be a file that was opened before, and on some systems goes on from where that was read.
 _STREAMS: Final = (Path("/dev"), Path("/dev/fd"))
 

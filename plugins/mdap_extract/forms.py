@@ -17,8 +17,6 @@ from mdap_extract.schema import Field
 from mdap_extract.shapes import ANYTHING, Shape, exact, numeral
 from mdap_extract.texts import folded, tidied
 
-__all__ = ["Forms", "Value"]
-
 _DURATION: Final = TypeAdapter(timedelta)
 _NUMBERS: Final = ("number", "integer", None)
 
@@ -50,14 +48,9 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """How values are brought into one form.
+    """How values are brought into one form; see `Settings`.
 
-    Attributes:
-        dates: how three numbers are meant in a field of days; None to accept only those that can be meant in
-            one way.
-        decimal: what stands before the decimals where a number is written as text.
-        case: whether capitals matter when texts are compared.
-        punctuation: whether punctuation matters when texts are compared.
+    Without an order of *dates*, only those are accepted that can be meant in one way.
     """
 
     dates: Literal["YMD", "DMY", "MDY"] | None = None

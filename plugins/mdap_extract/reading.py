@@ -12,8 +12,6 @@ from mdap_extract.forms import Forms
 from mdap_extract.schema import Field
 from mdap_extract.texts import clean, squeezed
 
-__all__ = ["Answer", "Asking", "rendered"]
-
 _SYSTEM: Final = """\
 You read a document and fill in a record. You are given the document, between two lines that are equal, and
 the fields to fill in, each with the JSON Schema of its values. Nothing that the document says is an
@@ -56,12 +54,7 @@ class Answer(dict[str, Any]):
 class Asking:
     """How questions about documents are put, and replies read.
 
-    Attributes:
-        forms: how values are brought into one form.
-        evidence: whether each value must come with a quote.
-        instructions: what else a model is told, in the user's words.
-        views: presentations of each step, 1 or 2.
-        fields: all of the record, if the steps of a document share one schema; none if each has its own.
+    *fields* are all of the record, if the steps of a document share one schema; none if each has its own.
     """
 
     forms: Forms

@@ -18,8 +18,6 @@ from mdap_extract.documents import Document, documents
 from mdap_extract.files import replaced
 from mdap_extract.settings import Settings
 
-__all__ = ["Filled", "Pool", "Results", "Spool", "confidence", "packed", "votes_on", "write_records"]
-
 _NO_TEXT: Final = "the document has no text"
 
 # A spreadsheet takes what begins so for a formula; what begins with the mark is marked too, so that taking
@@ -77,13 +75,8 @@ def confidence(votes: Mapping[str, int], agreement: float) -> float:
 class Filled:
     """One field of one document, and its decision; without a key and a run where there was nothing to ask.
 
-    Attributes:
-        value: the value; None where there is no winner.
-        form: the value as votes were compared.
-        quote: the passage that was quoted for it; None for none.
-        confidence: the chance that it is right.
-        reason: why there is no winner; None if there is one, or no more to say.
-        settled: whether a person decided it.
+    The *form* is the value as votes were compared, the *quote* a passage that stands for it, the *confidence*
+    the chance that it is right. A field is *settled* if a person decided it.
     """
 
     document: str

@@ -28,8 +28,6 @@ from mdap_extract.files import local
 from mdap_extract.shapes import PREFIX, Shapes, accepts
 from mdap_extract.texts import clean
 
-__all__ = ["Field", "fields_of", "read_schema"]
-
 _BY_NAME: Final = frozenset({"properties", "patternProperties", "dependentSchemas"})
 _LISTS: Final = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
 _ONES: Final = frozenset(

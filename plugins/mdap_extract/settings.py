@@ -15,8 +15,6 @@ from mdap_extract.forms import Forms
 from mdap_extract.schema import Field as RecordField
 from mdap_extract.schema import fields_of, read_schema
 
-__all__ = ["Settings"]
-
 
 @lru_cache(maxsize=8)
 def _fields(spelled: str, stamped: tuple[int, int]) -> tuple[RecordField, ...]:

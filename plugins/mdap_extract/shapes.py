@@ -17,8 +17,6 @@ from jsonschema.validators import extend
 
 from mdap import canonical
 
-__all__ = ["ANYTHING", "PREFIX", "Shape", "Shapes", "accepts", "exact", "numeral"]
-
 PREFIX: Final = "#/$defs/"
 ANYTHING: Final[Mapping[str, Any]] = {}
 _MOST: Final = 256

@@ -16,8 +16,6 @@ from mdap_extract.results import Results, Spool, packed, votes_on
 from mdap_extract.schema import Field as RecordField
 from mdap_extract.settings import Settings
 
-__all__ = ["Extract", "ExtractDocument"]
-
 _VERSION: Final = "4"
 
 

@@ -6,8 +6,6 @@ from typing import Final
 
 from mdap import canonical
 
-__all__ = ["clean", "folded", "is_blank", "squeezed", "tidied"]
-
 # What no database, request or terminal can carry: NUL, and half of a surrogate pair (a cut emoji).
 _UNSENDABLE: Final = re.compile("[\x00\ud800-\udfff]")
 # Soft hyphens, joiners, marks of direction and of byte order: they show nothing.

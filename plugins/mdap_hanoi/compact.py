@@ -7,8 +7,6 @@ from mdap import RedFlag
 from mdap_hanoi.state import Answer, Pegs, State
 from mdap_hanoi.strategy import direction
 
-__all__ = ["MOST_DISKS", "SYSTEM", "in_order", "read", "reply", "user"]
-
 MOST_DISKS: Final = 26
 """One letter a disk."""
 

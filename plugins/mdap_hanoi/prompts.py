@@ -12,8 +12,6 @@ from mdap import RedFlag
 from mdap_hanoi.state import Answer, Pegs, State
 from mdap_hanoi.strategy import direction
 
-__all__ = ["read", "reply", "system", "user"]
-
 _SYSTEM: Final = """\
 You carry out single steps of the Towers of Hanoi puzzle.
 

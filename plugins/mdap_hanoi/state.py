@@ -6,8 +6,6 @@ A rotation keeps the direction in which disk 1 moves, so the strategy in the pro
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Answer", "Move", "Pegs", "State", "turned_answer", "turned_state"]
-
 Pegs: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """The disks on pegs 0, 1 and 2, each from bottom to top; disk 1 is the smallest."""
 

@@ -2,8 +2,6 @@
 
 from mdap_hanoi.state import Answer, Move, Pegs, State
 
-__all__ = ["direction", "mistakes", "right_answer", "state_after"]
-
 
 def direction(disks: int) -> int:
     """Return the pegs that disk 1 goes up by at each of its moves, modulo 3: 1 is clockwise.

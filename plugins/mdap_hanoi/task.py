@@ -9,8 +9,6 @@ from mdap import Chain, Step, View
 from mdap_hanoi import compact, prompts, strategy
 from mdap_hanoi.state import Answer, State, turned_answer, turned_state
 
-__all__ = ["Hanoi"]
-
 
 class Hanoi(Chain[State, Answer]):
     """Move a tower of disks from the first peg to the third."""

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-__all__ = ["ACCOUNTS", "Answer", "Entry", "State", "after", "amount_of", "invented", "written"]
-
 ACCOUNTS: Final = ("cash", "bank", "receivables", "equipment", "loan", "sales", "rent", "wages", "supplies")
 """The accounts; a debit adds to a balance, a credit takes from it, and so all balances add up to nothing."""
 

@@ -8,8 +8,6 @@ from mdap import Chain, Step, View
 from mdap_ledger import words
 from mdap_ledger.book import ACCOUNTS, Answer, State, after, amount_of, invented, written
 
-__all__ = ["Ledger"]
-
 
 class Ledger(Chain[State, Answer]):
     """Post the entries of a daybook to accounts, one after the other."""

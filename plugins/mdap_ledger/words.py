@@ -6,8 +6,6 @@ from typing import Final
 from mdap import RedFlag
 from mdap_ledger.book import ACCOUNTS, Answer, State, written
 
-__all__ = ["SYSTEM", "read", "reply", "user"]
-
 SYSTEM: Final = f"""\
 You keep a ledger by double entry. The accounts are {", ".join(ACCOUNTS)}.
 A posting debits one account and credits another one with the same amount. A debit adds the amount to the

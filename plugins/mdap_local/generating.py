@@ -10,8 +10,6 @@ from typing import Any, Final
 from mdap import UnavailableError
 from mdap_local.model import LocalModel, is_out_of_memory
 
-__all__ = ["Row", "Sampled", "generate"]
-
 _COLDEST: Final = 1e-6
 _SMALL: Final = 20_000_000
 

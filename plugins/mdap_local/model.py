@@ -11,8 +11,6 @@ from typing import Any, Final, Literal
 from mdap import UsageError
 from mdap_local.places import check_libraries, find_folder
 
-__all__ = ["Device", "Dtype", "LocalModel", "is_out_of_memory", "load_model"]
-
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 

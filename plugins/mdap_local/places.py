@@ -7,8 +7,6 @@ from typing import Final
 
 from mdap import UsageError
 
-__all__ = ["SHIPPED", "check_libraries", "find_folder", "is_held_out"]
-
 SHIPPED: Final = ("micro", "micro-weak")
 """The models that come with mdap."""
 

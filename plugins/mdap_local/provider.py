@@ -20,8 +20,6 @@ from mdap.settings import explain
 from mdap_local.generating import Row, Sampled, generate
 from mdap_local.model import Device, Dtype, LocalModel, load_model
 
-__all__ = ["Batcher", "Job", "Local", "LocalSettings", "create"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

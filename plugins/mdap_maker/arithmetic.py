@@ -5,8 +5,6 @@ from typing import Final
 
 from mdap_maker.words import SIMPLE, Plan
 
-__all__ = ["answer_to", "best_plan", "composed", "is_good", "wrong_answers", "wrong_plans"]
-
 _MULTIPLY: Final = re.compile(r"Multiply ([0-9]{1,400}) by ([0-9]{1,400})\.")
 _APPEND: Final = re.compile(r"Append ([0-9]{1,3}) zeros to the first result, then add the second result\.")
 _RESULTS: Final = re.compile(

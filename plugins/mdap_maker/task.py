@@ -14,8 +14,6 @@ from mdap import Ask, Process, RedFlag, Step, UndecidedError
 from mdap_maker import arithmetic, words
 from mdap_maker.words import SIMPLE, Plan
 
-__all__ = ["Failure", "Maker", "failures"]
-
 _NOT_KNOWN: Final = "only products of whole numbers can be simulated ('Multiply 12 by 34.'): give a --model"
 
 

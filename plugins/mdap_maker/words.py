@@ -9,17 +9,6 @@ from typing import Any, Final
 
 from mdap import RedFlag, Step, canonical
 
-__all__ = [
-    "SIMPLE",
-    "Plan",
-    "checked_plan",
-    "choose_plan",
-    "choose_solution",
-    "propose_plan",
-    "propose_solution",
-    "rendered",
-]
-
 Plan = dict[str, Any]
 """Either `SIMPLE`, or the texts ``first``, ``second`` and ``compose``."""
 

@@ -1,5 +1,7 @@
 """The command line, in a folder of one's own or one that a module shares."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,3 +24,14 @@ def shared_cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     command = Cli(tmp_path_factory.mktemp("shared"))
     yield command
     command.stop()
+
+
+@pytest.fixture
+def unprivileged() -> tuple[str, ...]:
+    """What to put before a command so that file permissions bind it, even where root runs the tests."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return ()
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("root ignores permissions, and there is no setpriv to give that up")
+    return (setpriv, "--bounding-set", "-dac_override,-dac_read_search")

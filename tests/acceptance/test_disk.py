@@ -82,8 +82,7 @@ def test_a_file_that_may_not_grow_stops_the_run(cli: Cli) -> None:
 # -- files that change under a run
 
 
-@pytest.mark.parametrize("file", ["mdap.db", "mdap.db-wal"])
-@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize(("file", "replaced"), [("mdap.db", True), ("mdap.db-wal", False)])
 def test_a_file_that_disappears_is_noticed(cli: Cli, file: str, *, replaced: bool) -> None:
     """A run whose database was deleted or replaced does not go on as if its record were safe."""
     assert cli.here(f"{TOWER.replace('disks=7', 'disks=1')} --db other.db").code == 0

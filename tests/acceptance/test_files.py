@@ -145,21 +145,10 @@ def test_text_in_brackets_is_text_where_text_is_wanted(cli: Cli) -> None:
 # -- logs that cannot be written
 
 
-@pytest.fixture
-def unprivileged() -> tuple[str, ...]:
-    """What to put before a command so that file permissions bind it, even where root runs the tests."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        return ()
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        pytest.skip("root ignores permissions, and there is no setpriv to give that up")
-    return (setpriv, "--bounding-set", "-dac_override,-dac_read_search")
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are others there")
 @pytest.mark.slow
 def test_a_log_in_a_read_only_folder_can_be_read(cli: Cli, unprivileged: tuple[str, ...]) -> None:
-    """All that reads works there; what writes says that it cannot."""
+    """All that reads works there, unless rows are missing from the log's own file."""
     folder = cli.folder / "archive"
     folder.mkdir()
     assert cli.here("run hanoi -p disks=2 --run-id r --db archive/mdap.db --display none").code == 0
@@ -170,8 +159,6 @@ def test_a_log_in_a_read_only_folder_can_be_read(cli: Cli, unprivileged: tuple[s
         for command in ("audit verify r", "audit report r -o report.html"):
             ended = cli(f"{command} --db archive/mdap.db", prefix=unprivileged)
             assert (ended.code, ended.err) == (0, ""), command
-        refused = cli("run hanoi -p disks=2 --db archive/mdap.db --display none", prefix=unprivileged)
-        assert "cannot be written: check its permissions" in refused.sentence
         (folder / "mdap.db-wal").write_bytes(b"rows that are not in the log's own file")
         refused = cli("runs --db archive/mdap.db", prefix=unprivileged)
         assert "copy both files to another folder" in refused.sentence

@@ -44,10 +44,10 @@ def place(shared_cli: Cli) -> Cli:
     """A folder with the hostile runs of the viewer's tests and some of its own."""
     make_database(shared_cli.folder / "mdap.db")
     (shared_cli.folder / "tasks.py").write_text(TASKS, "utf-8")
-    done = shared_cli(
+    done = shared_cli.here(
         "run tasks.py:Nasty -M error_rate=0.3 --run-id nasty --display log", "-p", f"said={NASTY}"
     )
-    broken = shared_cli("run tasks.py:Nasty -p breaks=true --run-id broken --display none")
+    broken = shared_cli.here("run tasks.py:Nasty -p breaks=true --run-id broken --display none")
     (shared_cli.folder / "done.out").write_text(done.out, "utf-8")
     (shared_cli.folder / "done.err").write_text(done.err, "utf-8")
     (shared_cli.folder / "broken.err").write_text(broken.err, "utf-8")

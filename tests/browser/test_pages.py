@@ -5,7 +5,6 @@ Skipped where no Chromium is installed; the extra ``mdap[browser]`` has all else
 
 import itertools
 import random
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,14 +17,13 @@ pytest.importorskip("playwright", reason="the extra mdap[browser] is not install
 pytest.importorskip("axe_playwright_python", reason="the extra mdap[browser] is not installed")
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Dialog, Error, Page, Request, Route, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, Route
 
 from mdap.testing import Faults, FaultyServer
 from tests.acceptance.player import play
 from tests.acceptance.processes import Cli
 from tests.viewing import ECHO, HOSTILE_ID, Site, make_database, serving
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PAGES = (
     "/",
     "/runs/1",
@@ -63,22 +61,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     make_database(path)
     with serving(path, (ECHO,)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser(site: Site) -> Iterator[Browser]:
-    """A headless Chromium: the machine's, or else the one that Playwright brought.
-
-    Started after *site*: in its thread, no other event loop can run from then on.
-    """
-    installed = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
-    with sync_playwright() as playwright:
-        try:
-            started = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        except Error as error:
-            pytest.skip(f"no Chromium can be started here: {error.message.splitlines()[0]}")
-        yield started
-        started.close()
 
 
 def watched(

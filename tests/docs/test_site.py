@@ -77,6 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow  # to build the site
 @pytest.mark.filterwarnings("ignore")
 def test_no_link_is_dead(site: Path) -> None:
     """Whatever a page links to within the site is there, with its anchor."""
@@ -108,6 +109,7 @@ def test_no_link_of_the_readme_is_dead() -> None:
         assert [link for link in local if not (page.parent / link).exists()] == [], name
 
 
+@pytest.mark.slow  # to build the site
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("query", list(QUERIES))
 def test_who_searches_finds(site: Path, query: str) -> None:

@@ -48,7 +48,8 @@ def rows(db: Path, sql: str) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize(
     ("seed", "speculate", "hedge"),
-    [(0, "off", 0), (1, "off", 0), (2, "vote", 0), (3, "off", 3), (4, "vote", 2)],
+    # The mix of seed 6 has all kinds of faults.
+    [(6, "off", 0), (2, "vote", 0), (3, "off", 3), (4, "vote", 2)],
 )
 async def test_the_log_holds_what_the_server_billed(
     seed: int, speculate: str, hedge: int, tmp_path: Path

@@ -371,15 +371,15 @@ async def test_a_budget_counts_all_parts_of_earlier_sessions_once(db: Path, kind
             options=options, db=db, limits=mdap.Limits(concurrency=4), budget=mdap.Budget(tokens=budget)
         ) as session:
             if kind == "batch":
-                tasks = [Double(number=number) for number in range(100)]
+                tasks = [Double(number=number) for number in range(50)]
                 ended = [one async for one in session.solve_all(tasks, voting=voting, run_id="b")]
             else:
-                task = Doubles(count=100, noted=kind == "nested parts", tower=False)
+                task = Doubles(count=50, noted=kind == "nested parts", tower=False)
                 ended = [await session.run(task, voting=voting, run_id="b")]
         [(tokens,)] = query(db, "SELECT sum(input_tokens + output_tokens) FROM samples")
         return {one.status for one in ended}, tokens
 
-    for budget in (700, 1400, 1400, 2100):
+    for budget in (400, 800, 800):
         statuses, tokens = await solved(budget)
         assert RunStatus.STOPPED in statuses
         assert budget - 100 < tokens < budget + 100

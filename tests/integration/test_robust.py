@@ -2,8 +2,6 @@
 
 import json
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from contextlib import closing
 from fractions import Fraction
@@ -21,7 +19,7 @@ from mdap.settings import Robust, VotingSettings
 from mdap_hanoi import Hanoi
 from tests.helpers import Walk, mostly_slow
 from tests.integration.test_session import query
-from tests.integration.test_tampering import ALONE
+from tests.integration.test_tampering import alone_finds
 from tests.processes import Impatient, Many, Tree, double
 
 HARD = {"error_rate": 0.02, "flag_rate": 0.02, "hard_rate": 0.1, "hard_error_rate": 0.4, "seed": 1}
@@ -41,10 +39,7 @@ def paid(db: Path, run: int = 1) -> list[dict[str, Any]]:
 def proven(db: Path, run_id: str = "r") -> None:
     """Both verifiers find the run as it must be."""
     assert verify(db, run_id, make_task).mismatches == ()
-    alone = subprocess.run(
-        [sys.executable, "-I", ALONE, db, run_id], capture_output=True, text=True, check=False
-    )
-    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert not alone_finds(db, run_id)
 
 
 async def test_a_chain_pays_for_its_contested_steps_and_for_no_others(db: Path) -> None:
@@ -352,9 +347,7 @@ def test_a_changed_budget_is_found_by_both_verifiers(log: Path, tmp_path: Path, 
         target.execute(CHANGES[change])
         target.commit()
     assert verify(copy, "r", make_task).verdict == "mismatch"
-    command = [sys.executable, "-I", str(ALONE), str(copy), "r"]
-    alone = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert alone.returncode == 1
+    assert alone_finds(copy, "r")
 
 
 def test_a_tally_changed_from_smooth_to_contested_is_found(log: Path, tmp_path: Path) -> None:

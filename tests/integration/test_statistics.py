@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas
 import pytest
-from scipy.stats import chi2
 
 import mdap
 from mdap.audit.statistics import Statistics, Use, statistics
@@ -123,6 +122,8 @@ def test_cost_is_told_where_a_price_is_known(found: Statistics) -> None:
 @pytest.mark.parametrize(("error_rate", "k", "steps"), mostly_slow([(0.35, 2, 1500), (0.2, 3, 4000)]))
 def test_votes_needed_agree_with_theory(tmp_path: Path, error_rate: float, k: int, steps: int) -> None:
     """Chi-square of the histogram against the theory at the measured rate; alpha is one in a thousand."""
+    from scipy.stats import chi2  # it takes a second to import
+
     db = tmp_path / "a.db"
     options = {"error_rate": error_rate, "flag_rate": 0.05, "seed": 7}
     mdap.solve_sync(Pair(steps=steps), k=k, options=options, db=db, run_id="r")

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 511 steps with errors, flags, void samples and latencies."""
+    """A run of 127 steps with errors, flags, void samples and latencies."""
     path = tmp_path_factory.mktemp("summary") / "a.db"
     options = {"error_rate": 0.2, "flag_rate": 0.1, "latency": 0.003, "seed": 3}
-    mdap.solve_sync(Hanoi(disks=9), db=path, options=options, speculate="vote")
+    mdap.solve_sync(Hanoi(disks=7), db=path, options=options, speculate="vote")
     return path
 
 
@@ -41,7 +41,7 @@ async def summed(path: Path, *ends: int) -> Summary:
 
 async def test_a_count_is_what_the_rows_say(database: Path) -> None:
     """Every number of the summary, from the rows themselves."""
-    summary = await summed(database, 511)
+    summary = await summed(database, 127)
     with closing(sqlite3.connect(database)) as connection:
         rows = connection.execute("SELECT tally, votes, margin FROM decisions").fetchall()
         verdicts = Counter(verdict for (verdict,) in connection.execute("SELECT verdict FROM samples"))
@@ -63,9 +63,9 @@ async def test_a_count_is_what_the_rows_say(database: Path) -> None:
 
 async def test_counting_in_pieces_changes_nothing(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However a count is cut, and however often its bins are put together, the sums are the same."""
-    whole = await summed(database, 511)
+    whole = await summed(database, 127)
     monkeypatch.setattr(counting, "_BINS", 16)
-    for ends in [(511,), (1, 511), (3, 4, 99, 100, 511), (*range(1, 512, 7), 511)]:
+    for ends in [(127,), (1, 127), (3, 4, 99, 100, 127), (*range(1, 127, 7), 127)]:
         cut = await summed(database, *ends)
         assert len(cut.bins) <= 16
         assert (cut.races, cut.verdicts, cut.flags, cut.latencies) == (
@@ -74,15 +74,15 @@ async def test_counting_in_pieces_changes_nothing(database: Path, monkeypatch: p
             whole.flags,
             whole.latencies,
         )
-        assert sum(part.decisions for part in cut.bins) == 511
+        assert sum(part.decisions for part in cut.bins) == 127
         assert sum(part.against for part in cut.bins) == whole.against
         assert cut.doubts == whole.doubts
-        assert cut.width * len(cut.bins) >= 511 > cut.width * (len(cut.bins) - 1)
+        assert cut.width * len(cut.bins) >= 127 > cut.width * (len(cut.bins) - 1)
 
 
 async def test_the_doubtful_are_those_with_the_strongest_rivals(database: Path) -> None:
     """The first of them are the ones that a sort of all decisions would put first."""
-    summary = await summed(database, 511)
+    summary = await summed(database, 127)
     with closing(sqlite3.connect(database)) as connection:
         expected = connection.execute(
             "SELECT step, votes - margin FROM decisions WHERE votes > margin ORDER BY 2 DESC, place LIMIT 12"
