@@ -248,7 +248,12 @@ class OpenSession:
             RunBusyError: a process is working on the run, and does not wait for the step.
             UsageError: there is no such run or step, or the answer is invalid for it.
         """
-        spelled = canonical(answer)
+        if not isinstance(step, int):
+            raise UsageError(f"step takes the number of a step, not {step!r:.60}")
+        try:
+            spelled = canonical(answer)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"answer takes a JSON value, not {answer!r:.60}: {error}") from None
         with self._visit() as resources:
             await resources.writer.flush()
             ruling = Ruling(spelled, author, reason, override)

@@ -166,11 +166,15 @@ async def test_an_answer_that_cannot_be_is_refused_and_the_run_waits_on(tmp_path
         for answer, sentence in [
             (9, "9 is no answer to this step: not a digit"),
             ("x", "is no answer to this step"),
+            (float("nan"), "answer takes a JSON value, not nan"),
+            (object(), "answer takes a JSON value, not <object"),
         ]:
             with pytest.raises(UsageError, match=sentence):
                 await session.settle("c", 1, answer=answer, **BY_ADA)
         with pytest.raises(UsageError, match="nobody voted for an answer with the key 'none'"):
             await Desk(db).settle("c", 1, Ruling("candidate:none", "ada", "I looked"))
+        with pytest.raises(UsageError, match="step takes the number of a step, not 1.5"):
+            await session.settle("c", 1.5, answer=1, **BY_ADA)  # type: ignore[arg-type]
         with pytest.raises(RunBusyError):
             await session.settle("c", 2, answer=1, **BY_ADA)
         assert (await session.settle("c", 1, answer=2, author="bob", reason="he could not")).goes_on
