@@ -31,7 +31,7 @@ class RedFlag(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)
 
 
 def _encode(asked: Any, *names: str) -> None:

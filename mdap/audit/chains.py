@@ -16,7 +16,8 @@ from mdap.audit.findings import AuditResult, Kind
 from mdap.audit.questions import CurrentStep, Sent, check_sent, compare
 from mdap.audit.races import COPIED, SOURCE, RaceChecker
 from mdap.audit.runs import Page, Place, RunFacts, pages, plain_reading
-from mdap.errors import RAISED, told
+from mdap.errors import told
+from mdap.groups import of_its_own
 from mdap.journal.statements import query
 from mdap.records import NOTED, Decided, SampleTaken, StepOpened
 from mdap.rules.canonical import canonical
@@ -85,7 +86,9 @@ class _Walk:
         """Call the task's own code; report an exception as a finding, without a result."""
         try:
             return method(*args)
-        except RAISED as error:
+        except BaseException as error:
+            if not of_its_own(error):
+                raise
             said, failure = told(error), self.facts.failure
             # The log may record that the run failed at this step with this message.
             if failure is None or step < self.facts.decisions - 1 or not failure.endswith(said):

@@ -14,8 +14,8 @@ import anyio
 from mdap.audit.findings import AuditResult, Kind
 from mdap.audit.process_record import Answered, ProcessRecord, StrayError
 from mdap.audit.runs import RunFacts
-from mdap.errors import RAISED, UndecidedError, told
-from mdap.groups import Group, first_of, gathered
+from mdap.errors import UndecidedError, told
+from mdap.groups import Group, first_of, gathered, of_its_own
 from mdap.records import Identity
 from mdap.rules.canonical import canonical
 from mdap.rules.certificate import confident
@@ -123,7 +123,9 @@ async def _rehearse(record: ProcessRecord, task: Process[Any]) -> None:
         try:
             result = await task.solve(_Rehearsal(record, task))
             record.part.over, record.part.result = True, canonical(result)
-        except RAISED as error:
+        except BaseException as error:
+            if not of_its_own(first_of(error)):
+                raise
             if record.over and not isinstance(first_of(error), StrayError):
                 record.findings.add(Kind.PLUGIN, "solving", "a result", told(first_of(error)))
         finally:

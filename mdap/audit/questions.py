@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.runs import RunFacts
-from mdap.errors import RAISED, told
+from mdap.errors import told
+from mdap.groups import of_its_own
 from mdap.records import Identity, PromptSent, SampleTaken, StepOpened, encodable
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
@@ -114,7 +115,9 @@ class CurrentStep:
         parse = self._parsers[sample.view]
         try:
             said = read(sample.text or "", finish, sample.answer_tokens, self.max_tokens, parse)
-        except RAISED as error:
+        except BaseException as error:
+            if not of_its_own(error):
+                raise
             # A run records a reply on which the parser fails.
             return _Said(None, unreadable(type(error).__name__), failed=told(error))
         if said.spelled is None:
