@@ -335,6 +335,9 @@ def _from_file(path: Path) -> ModuleType:
     path = Path(os.path.realpath(path.expanduser()))
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
+    script = sys.modules[_SCRIPT]
+    if os.path.realpath(getattr(script, "__file__", None) or "") == str(path):
+        return script  # it runs already, perhaps without a guard against a second time
     name = f"mdap_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]

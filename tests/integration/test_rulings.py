@@ -1,6 +1,8 @@
 """People settle steps beside runs that go on: claims, rulings, and runs that wait for a person."""
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -279,3 +281,40 @@ async def test_a_name_and_a_reason_are_needed(tmp_path: Path) -> None:
             await Desk(db).settle("r", 3, ruling)
     with pytest.raises(UsageError, match="r has no step 99"):
         await Desk(db).claim("r", 99, "ada")
+
+
+SCRIPT = """
+import itertools
+
+import anyio
+import mdap
+from mdap.testing import ScriptedProvider
+
+
+class Torn(mdap.Process[str]):
+    async def solve(self, ask):
+        return await ask(mdap.Step(user="q", parse=str))
+
+
+replies = itertools.cycle("ab")
+
+
+async def main():
+    model = ScriptedProvider(lambda request, ordinal: next(replies), name="torn")
+    async with mdap.Session(model, db="a.db") as session:
+        torn = await session.run(Torn(), run_id="r", voting=mdap.VotingSettings(max_samples=6))
+        assert torn.status == "undecided"
+        await session.settle("r", 0, answer="b", author="ada", reason="I looked")
+        print((await session.resume("r")).result)
+
+
+anyio.run(main)
+"""
+
+
+def test_a_script_without_a_guard_settles_its_own_steps(tmp_path: Path) -> None:
+    """Its task is the class that it has, not one of a second import, which would run it again."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert (done.stdout, done.returncode) == ("b\n", 0), done.stderr
