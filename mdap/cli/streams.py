@@ -127,7 +127,8 @@ def binary_output() -> Iterator[IO[bytes]]:
 def _fit(stream: Any) -> Any:
     """Return *stream* so that it takes any text: what its encoding lacks is escaped."""
     if stream is None:  # it was closed before the command began: writing here fails in the same way
-        stream = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
+        nowhere = os.open(os.devnull, os.O_RDONLY)  # until the process ends
+        stream = os.fdopen(nowhere, "w", encoding="utf-8", closefd=False)
     if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
     with suppress(OSError, ValueError):  # no descriptor, or none that can be told
