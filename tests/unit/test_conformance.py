@@ -609,6 +609,14 @@ class Fails(Tree):
         raise ValueError("no")
 
 
+class LooksAhead(Tree):
+    """It reads a group's value before the group has ended."""
+
+    async def solve(self, ask: mdap.Ask) -> dict[str, Any]:
+        async with ask.group() as group:
+            return {"sum": group.ask(self.pair(1, 2)).value}
+
+
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
@@ -619,6 +627,7 @@ class Fails(Tree):
         (ShortLength(), "length is the number of steps"),
         (WithBadPart(), "reading undoes rendering"),
         (Fails(), "methods raise nothing"),
+        (LooksAhead(), "methods raise nothing"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, mdap.Task) else "",
 )
