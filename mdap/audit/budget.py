@@ -15,8 +15,6 @@ from mdap.rules.ledger import Ledger
 from mdap.rules.rungs import Rung, exact
 from mdap.settings import Robust, VotingSettings
 
-__all__ = ["Charges", "charges_of", "check_budget"]
-
 Charge = tuple[int, int, int]
 """Step, opening and tier of a race that was not smooth."""
 

@@ -25,8 +25,6 @@ from mdap.rules.digests import CHAIN_START
 from mdap.rules.values import kinds_of
 from mdap.tasks import Chain, Task, canonical_step
 
-__all__ = ["Job", "MakeTask", "audit_part", "audit_parts", "audit_tail"]
-
 MakeTask = Callable[[str, Mapping[str, Any]], Task]
 
 _SMALLEST: Final = 2_000

@@ -15,8 +15,6 @@ from mdap.journal.sealing import digest_of_parts, digest_of_rest, digest_of_time
 from mdap.journal.statements import query
 from mdap.rules.digests import CHAIN_START, SEALED, SIGNED, Lines, Seal, message
 
-__all__ = ["History", "Signature", "check_events", "checked", "object_of"]
-
 _DATA: Final = {
     "settled": ("step",),
     "waiting": ("step", "opening"),

@@ -17,8 +17,6 @@ from mdap.errors import UsageError
 from mdap.records import SampleEntry, encodable
 from mdap.rules.canonical import canonical
 
-__all__ = ["FORMATS", "Columns", "export"]
-
 _BATCH: Final = 10_000
 
 _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode

@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
-__all__ = ["AuditResult", "Findings", "Kind", "Mismatch", "Where"]
-
 _MOST: Final = 100
 _SHOWN: Final = 200
 

@@ -17,8 +17,6 @@ from mdap.journal.statements import query
 from mdap.records import NOTED, Outcome, SampleEntry
 from mdap.rules.certificate import outcome_of
 
-__all__ = ["Log", "RunEntry", "StepEntry", "open_log"]
-
 _PAGE: Final = 1_000
 
 # Columns of the original decision, where a run copied it from the run that it overrides.

@@ -22,8 +22,6 @@ from mdap.rules.presence import refused_sentence
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Decision, Process, Step, Task, canonical_step
 
-__all__ = ["Answered", "ProcessRecord", "StrayError"]
-
 
 class StrayError(Exception):
     """Raised when the process asks for something that its finished run never decided."""

@@ -24,8 +24,6 @@ from mdap.rules.parts import Parts
 from mdap.settings import Waves
 from mdap.tasks import Decision, Process, Step, Task
 
-__all__ = ["audit_process"]
-
 A = TypeVar("A")
 
 _PATIENCE: Final = 600.0

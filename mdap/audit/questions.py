@@ -19,8 +19,6 @@ from mdap.rules.values import SpellingError, refuse_rivals
 from mdap.settings import VotingSettings
 from mdap.tasks import Step
 
-__all__ = ["CurrentStep", "KnownStep", "Sent", "Stray", "check_sent", "check_text", "compare", "explain"]
-
 Sent = Sequence[PromptSent]
 """The recorded prompts of one opening, by view."""
 

@@ -12,8 +12,6 @@ from mdap.records import NOTED, PROPOSED, Decided, SampleTaken, StepOpened
 from mdap.rules.digests import answer_key, chain_digest, sample_line
 from mdap.rules.tally import RobustTally, Tally
 
-__all__ = ["COPIED", "SOURCE", "RaceChecker"]
-
 SOURCE: Final = re.compile(r"run (.*), digest (\w+)", re.DOTALL)
 """The reason of a result copied from another run: its id, and a digest of it."""
 

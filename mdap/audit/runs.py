@@ -20,22 +20,6 @@ from mdap.rules.presence import Absence
 from mdap.rules.schedule import SampleSchedule, schedule_of, tiers_of
 from mdap.settings import VotingSettings
 
-__all__ = [
-    "PAGE",
-    "Page",
-    "Place",
-    "RecordedRefusal",
-    "RunFacts",
-    "decided",
-    "find_number",
-    "pages",
-    "plain_reading",
-    "run_facts",
-    "samples_of",
-    "source_of",
-    "undecided",
-]
-
 Place = tuple[int, int]
 """A step and the number of its opening."""
 

@@ -16,9 +16,6 @@ from mdap.rules.digests import answer_key
 from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.rules.scaling import likely_error_rate, race_lengths
 
-__all__ = ["Beside", "Statistics", "Use", "quantile", "statistics"]
-
-
 _COUNTS: Final = ("decided", "divided", "settled", "noted", "escalated")
 _QUANTILES: Final = ("median", "p95", "p99", "longest")
 

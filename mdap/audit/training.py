@@ -18,8 +18,6 @@ from mdap.rules.digests import answer_key, prompt_digest, views_digest
 from mdap.rules.values import kinds_of
 from mdap.tasks import Chain
 
-__all__ = ["EVERYTHING", "LESSON_FORMATS", "Lesson", "LessonFilter", "export_lessons", "lessons"]
-
 _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
 _METADATA: Final = ("run_id", "step", "prompt_digest", "model", "votes", "total", "margin", "doubt")

@@ -26,8 +26,6 @@ from mdap.rules.ledger import Ledger
 from mdap.rules.parameters import version_of
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["Verification", "verify"]
-
 _MOST_NOTES: Final = 100
 _UNDER_WAY: Final = ("started", "resumed")
 # mdap numbers these rows one by one and deletes none.

@@ -22,8 +22,6 @@ from mdap.providers.gate import Gate
 from mdap.records import Decided, RunEvent, Solution
 from mdap.rules.money import Hold
 
-__all__ = ["Case", "Member", "Pool", "Shared", "WorkersError"]
-
 
 class WorkersError(StoppedError):
     """Raised when there are no workers and none can start."""

@@ -11,8 +11,6 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from mdap.cluster.frames import Message, decoded, encoded
 
-__all__ = ["Channel", "Closed", "Link", "MemoryChannel", "SocketChannel", "memory_pair"]
-
 _LENGTH: Final = 4
 _LONGEST: Final = 2**30
 _GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)

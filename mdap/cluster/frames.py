@@ -26,8 +26,6 @@ from mdap.records import (
     Totals,
 )
 
-__all__ = ["decoded", "encoded", "facts_of", "packed", "solution_of", "told"]
-
 Message = list[Any]
 
 _QUICK: Final = b"q"

@@ -11,8 +11,6 @@ from mdap.providers.gate import Gate, Turn
 from mdap.rules.headers import Told
 from mdap.rules.limiter import Change, Reservation
 
-__all__ = ["LeasedGate", "Lessor"]
-
 _OUTCOMES = frozenset({"succeeded", "refused", "timed_out", "troubled"})
 
 

@@ -21,8 +21,6 @@ from mdap.errors import DatabaseError, FailedError, MdapError, StoppedError
 from mdap.groups import gathered
 from mdap.records import RunEvent, Solution, StopCause
 
-__all__ = ["COUNTERS", "LEASE", "PYTHON", "Head"]
-
 COUNTERS: Final = ("steps", "votes", "red_flags", "void", "failed_attempts", "in_flight")
 """The counters of a worker; see `mdap.engine.config.Progress`."""
 

@@ -26,8 +26,6 @@ from mdap.cluster.frames import Message
 from mdap.errors import UsageError
 from mdap.settings import Cluster
 
-__all__ = ["Actors"]
-
 T = TypeVar("T")
 
 _QUIET: Final = {

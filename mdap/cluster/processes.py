@@ -13,8 +13,6 @@ from mdap.cluster.cases import WorkersError
 from mdap.cluster.channels import Channel, SocketChannel
 from mdap.errors import UsageError
 
-__all__ = ["Processes", "channel_of", "end_with_parent"]
-
 _GRACE = 2.0
 _PR_SET_PDEATHSIG = 1
 

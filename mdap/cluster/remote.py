@@ -29,8 +29,6 @@ from mdap.records import Fact, RunEvent
 from mdap.rules.money import Hold
 from mdap.settings import Budget, Price
 
-__all__ = ["Caller", "LeasedBudget", "RemoteClaims", "RemoteReader", "RemoteRuns", "RemoteWriter", "raised"]
-
 T = TypeVar("T")
 
 FENCED: Final = "the head has given this worker up"

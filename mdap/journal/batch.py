@@ -21,8 +21,6 @@ from mdap.records import (
 )
 from mdap.rules.redflags import clean_text
 
-__all__ = ["Batch", "NewRun", "in_blocks"]
-
 _encode: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 _Key = tuple[int, int, int]

@@ -9,8 +9,6 @@ from typing import IO, Final
 
 from mdap.errors import DatabaseError, RunBusyError
 
-__all__ = ["EVOLUTIONS", "JOBS", "Claims", "is_claimed"]
-
 JOBS: Final = 1 << 40
 """Job n of a batch API is claimed by the number JOBS + n; runs are claimed by their own numbers, from 1."""
 

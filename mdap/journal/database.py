@@ -24,17 +24,6 @@ from mdap.journal.logfile import (
 )
 from mdap.journal.statements import KEPT, migrations
 
-__all__ = [
-    "Connection",
-    "Files",
-    "Visited",
-    "migrate",
-    "open_reading",
-    "open_writing",
-    "transaction",
-    "writing",
-]
-
 T = TypeVar("T")
 
 _OLDEST_SQLITE: Final = (3, 38, 0)

@@ -16,8 +16,6 @@ from mdap.journal.database import writing
 from mdap.journal.logfile import reading
 from mdap.journal.statements import query
 
-__all__ = ["EvolutionRow", "IterationRow", "Recorder", "create_evolution", "is_evolution", "read_evolution"]
-
 _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 _COLUMNS: Final = "evolution_id, model, weights, recipe, about"

@@ -14,8 +14,6 @@ from mdap.journal.reader import Reader
 from mdap.journal.rows import ENDED, decision_and_opening, sample_of
 from mdap.records import AttemptFailed, Decided, Event, PromptSent, RunEvent, SampleTaken, StepOpened
 
-__all__ = ["Cursor", "Facts"]
-
 _PAGE: Final = 200
 _MOST_NUMBERS: Final = 1_000_000
 

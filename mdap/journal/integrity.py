@@ -12,8 +12,6 @@ from typing import Final
 from mdap.errors import DatabaseError
 from mdap.journal.logfile import reading
 
-__all__ = ["OF_A_RUN", "check_log", "check_types"]
-
 # The column with the run of a row.
 OF_A_RUN: Final = ("run_events", "steps", "prompts", "samples", "pending", "decisions")
 _TABLES: Final = {"runs": "id", **dict.fromkeys(OF_A_RUN, "run")}

@@ -12,8 +12,6 @@ from mdap.journal.reader import Reader
 from mdap.journal.writer import Writer
 from mdap.records import BatchJob, BatchRow
 
-__all__ = ["JobLog", "LeftOver", "forget", "jobs_on_record"]
-
 _OVER: Final = ("refused", "abandoned")
 
 

@@ -13,25 +13,6 @@ from typing import Any, Final, TypeVar
 
 from mdap.errors import DatabaseError, LockedError, UsageError
 
-__all__ = [
-    "APPLICATION_ID",
-    "CONNECTION",
-    "PATIENCE",
-    "RAISE_FILES",
-    "SCHEMA",
-    "TOO_MANY_FILES",
-    "TRY_SECONDS",
-    "Numbered",
-    "check_readable",
-    "is_locked",
-    "owner_version",
-    "prepare_reading",
-    "read_uri",
-    "reading",
-    "translated",
-    "waited_out",
-]
-
 T = TypeVar("T")
 
 APPLICATION_ID: Final = 0x6D646170

@@ -13,8 +13,6 @@ from mdap.records import (
 )
 from mdap.rules.digests import CHAIN_START
 
-__all__ = ["process_point", "resume_point"]
-
 _Place = tuple[int, int]
 
 

@@ -13,21 +13,6 @@ from mdap.records import Decided, RunStatus, SampleTaken, StepOpened, StopCause
 from mdap.rules.money import cost_of
 from mdap.settings import Price
 
-__all__ = [
-    "ENDED",
-    "Billed",
-    "DecidedOpening",
-    "RunRow",
-    "decision_and_opening",
-    "not_ours",
-    "prices_of",
-    "run_numbered",
-    "run_row",
-    "sample_of",
-    "status_of",
-    "the_one",
-]
-
 Row = sqlite3.Row | tuple[Any, ...]
 
 ENDED: Final = (RunStatus.FINISHED, RunStatus.UNDECIDED, RunStatus.STOPPED, RunStatus.FAILED)

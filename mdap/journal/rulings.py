@@ -15,8 +15,6 @@ from mdap.journal.database import open_writing, transaction
 from mdap.journal.statements import query
 from mdap.records import encodable
 
-__all__ = ["Claim", "Place", "Rulings"]
-
 # A claim expires after 600 seconds: long enough to read a step, short enough for other people waiting.
 _CLAIM: Final = """
 INSERT INTO rulings(run, step, kind, author, until) VALUES

@@ -25,9 +25,6 @@ from mdap.rules.money import Bill
 from mdap.rules.presence import Absence
 from mdap.settings import VotingSettings
 
-__all__ = ["RunRecord", "RunStart", "Runs", "append_seal", "record_of"]
-
-
 _NEW_CHAIN: Final = ResumePoint(0, CHAIN_START)
 _NEW_PROCESS: Final = ProcessPoint(0, CHAIN_START, 0, {}, ())
 

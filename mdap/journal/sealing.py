@@ -5,8 +5,6 @@ import sqlite3
 from mdap.journal.statements import query
 from mdap.rules.digests import CHAIN_START, REST, SEALED, SIGNED, TIMES_STEPS, Lines, Seal, Times
 
-__all__ = ["digest_of_parts", "digest_of_rest", "digest_of_times", "is_sealed", "take_seal"]
-
 
 def is_sealed(connection: sqlite3.Connection, run: int) -> bool:
     """Return whether nothing has happened to *run* since its last seal."""

@@ -8,8 +8,6 @@ from typing import Any, Final
 
 from mdap.records import CHAINED_COLUMNS, SAMPLE_COLUMNS, Decided, StepOpened
 
-__all__ = ["KEPT", "READING", "migrations", "query", "statement", "statements"]
-
 KEPT: Final = 80
 """Number of prepared statements to keep: all of a writer's, in all sizes."""
 

@@ -18,8 +18,6 @@ from mdap.journal.logfile import TRY_SECONDS, translated
 from mdap.journal.statements import statements
 from mdap.records import Fact
 
-__all__ = ["Writer", "open_journal"]
-
 T = TypeVar("T")
 
 COMMIT_SECONDS: Final = 0.05

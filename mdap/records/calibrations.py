@@ -6,8 +6,6 @@ from typing import Any, Final, NamedTuple
 from mdap.records.results import brief_repr
 from mdap.records.states import RunStatus
 
-__all__ = ["SURE", "Calibration", "Interval", "Projection", "Quantiles"]
-
 SURE: Final = 0.65
 """Lowest probability of unequal steps at which mdap reports that some steps are harder.
 

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-__all__ = ["EVENTS", "METERED"]
-
 EVENTS: Final = {
     "started": (
         "the run began",

@@ -10,29 +10,6 @@ from typing import Any, Final, NamedTuple
 
 from mdap.records.requests import Reply, answer_tokens
 
-__all__ = [
-    "CANDIDATE",
-    "CHAINED_AT_FIRST",
-    "CHAINED_COLUMNS",
-    "CHAINED_NUMBERS",
-    "NOTED",
-    "PROPOSED",
-    "SAMPLE_COLUMNS",
-    "AttemptFailed",
-    "Decided",
-    "Event",
-    "Fact",
-    "PromptSent",
-    "RunEvent",
-    "SampleEntry",
-    "SampleTaken",
-    "StepOpened",
-    "StepResolved",
-    "encodable",
-    "without_later",
-]
-
-
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["BatchJob", "BatchRow", "Reply", "SampleRequest", "Subject", "Trace", "answer_tokens"]
-
 
 class Subject(Protocol):
     """The content of a step, for providers that simulate a model; mdap never sends it."""

@@ -10,8 +10,6 @@ from typing_extensions import TypeVar  # `default` is part of typing from Python
 
 from mdap.records.states import Outcome, RunStatus, StopCause, Totals, Usage
 
-__all__ = ["Certificate", "Guarantee", "Solution", "brief_repr"]
-
 _NEGLIGIBLE: Final = 1e-4
 
 

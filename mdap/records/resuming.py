@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 from mdap.records.facts import SampleTaken, StepOpened
 
-__all__ = ["Identity", "ProcessPoint", "Recorded", "RecordedOpening", "Refusal", "ResumePoint"]
-
 
 class Refusal(NamedTuple):
     """A model refuses a step's prompt in some view; `reason` is the endpoint's sentence."""

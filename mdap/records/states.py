@@ -4,8 +4,6 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["Outcome", "ProbeTotals", "RunStatus", "StopCause", "TallyShape", "Totals", "Usage", "Verdict"]
-
 
 class Verdict(StrEnum):
     """The verdict on a sample."""

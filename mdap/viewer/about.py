@@ -16,8 +16,6 @@ from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.settings import Price, VotingSettings
 from mdap.viewer.summary import Bin, DividedDecision, ModelUse, Summary
 
-__all__ = ["About", "Verdicts", "about", "chances_of", "cost_of_bin", "verdicts"]
-
 _OF_ROW: Final = ("turn", "decided", "opened", "parent_name", "children", "since")
 
 

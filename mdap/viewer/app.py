@@ -27,8 +27,6 @@ from mdap.viewer.settling import Counter, Interface
 from mdap.viewer.source import Shown
 from mdap.viewer.templating import environment, static
 
-__all__ = ["create_app", "server"]
-
 _PATIENCE: Final = 2  # seconds for unfinished pages after a stop
 _FILES: Final = {
     "style.css": "text/css; charset=utf-8",

@@ -24,8 +24,6 @@ from mdap.viewer.about import about, verdicts
 from mdap.viewer.counting import SHORT, RunCounts, few_steps
 from mdap.viewer.guard import whole_number
 
-__all__ = ["SORTS", "Catalog", "Listed", "RunFilter", "count_up", "listed"]
-
 _MOST: Final = 20_000  # the newest runs, which the list can sort
 _AT_ONCE: Final = 500
 _COUNTING: Final = 0.08

@@ -13,8 +13,6 @@ from mdap.viewer.source import Found, walk
 from mdap.viewer.summary import Summary
 from mdap.viewer.wording import chance, number, seconds, share, usd, when
 
-__all__ = ["Side", "alike", "compared", "differences", "number_of"]
-
 _COUNTING: Final = 0.06
 _DIFFERENCES: Final = 50
 _NAMED_MOST: Final = 50_000  # steps of a process to match by name

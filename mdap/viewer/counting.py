@@ -15,8 +15,6 @@ from mdap.records import Outcome
 from mdap.viewer.about import About
 from mdap.viewer.summary import Summary
 
-__all__ = ["SHORT", "Count", "RunCounts", "few_steps"]
-
 T = TypeVar("T")
 Sums = tuple[int, float | None, Outcome | None]
 """Votes, cost in USD, and the outcome."""

@@ -14,8 +14,6 @@ from mdap.viewer.plots import Axis, Figure, Line, bars, ceiling, chart, compact,
 from mdap.viewer.summary import Bin, Summary
 from mdap.viewer.wording import duration, percent, seconds, usd, whole
 
-__all__ = ["figures", "progress"]
-
 _ROWS: Final = 16
 _POINTS: Final = 64
 _LATENCY_BINS: Final = 10

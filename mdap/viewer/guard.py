@@ -13,8 +13,6 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Key", "RequestGuard", "form_of", "object_of", "whole_number"]
-
 _TOKEN: Final = "token"
 _BEARER: Final = "bearer "
 _LONGEST_NAME: Final = 100

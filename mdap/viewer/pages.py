@@ -20,22 +20,6 @@ from mdap.viewer.race import CHARACTERS, outcome_of, race_of
 from mdap.viewer.source import Found, Prompts, merged_by, prompts_of, walk
 from mdap.viewer.timeline import KINDS, timeline_of
 
-__all__ = [
-    "FILTERS",
-    "RUNS",
-    "Visit",
-    "counted",
-    "events",
-    "key",
-    "live",
-    "overview",
-    "search",
-    "step",
-    "steps",
-    "times",
-    "tree",
-]
-
 _TIMED_STEPS: Final = 25
 
 Shown = tuple[str, dict[str, Any]]

@@ -11,8 +11,6 @@ from typing import Final
 
 from mdap.rules.hidden import plain
 
-__all__ = ["Axis", "Figure", "Line", "bars", "ceiling", "chart", "compact", "ranked", "steps"]
-
 _WIDTH: Final = 520
 _HEIGHT: Final = 256
 _LEFT: Final = 64

@@ -11,8 +11,6 @@ from mdap.journal.reader import Reader
 from mdap.rules.digests import answer_key
 from mdap.rules.tally import Tally
 
-__all__ = ["CHARACTERS", "ShownCandidate", "ShownRace", "ShownSample", "outcome_of", "race_of"]
-
 CHARACTERS: Final = 4_000
 """The length at which a page cuts a reply."""
 

@@ -16,8 +16,6 @@ from mdap.viewer.counting import Count
 from mdap.viewer.figures import figures
 from mdap.viewer.templating import environment, static
 
-__all__ = ["report"]
-
 _MOST_SEALS: Final = 20
 _EVENTS: Final = 50
 _PARTS: Final = 200

@@ -31,8 +31,6 @@ from mdap.viewer.templating import pretty
 if TYPE_CHECKING:
     from mdap.viewer.app import Viewer
 
-__all__ = ["Counter", "Interface", "compared"]
-
 Act = Callable[[Request], Awaitable[dict[str, Any]]]
 
 _QUEUED: Final = 50

@@ -18,8 +18,6 @@ from mdap.rules.digests import prompt_digest, views_digest
 from mdap.rules.schedule import tiers_of
 from mdap.settings import VotingSettings
 
-__all__ = ["Desk", "Found", "Prompts", "Rendered", "Shown", "merged_by", "prompts_of", "walk"]
-
 _NOT_ASKED: Final = ("solve:", "once:")
 
 _FIRST_RANGE: Final = 500

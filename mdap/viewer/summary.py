@@ -13,8 +13,6 @@ from mdap.audit.statistics import Use
 from mdap.journal.reader import Reader
 from mdap.records import TallyShape
 
-__all__ = ["Bin", "DividedDecision", "ModelUse", "Summary"]
-
 _BINS: Final = 256
 _DOUBTS: Final = 12
 _SUMMED: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "seconds")

@@ -13,8 +13,6 @@ from mdap._version import __version__
 from mdap.rules.hidden import hidden_parts, plain
 from mdap.viewer.wording import chance, few, number, percent, seconds, share, usd, when
 
-__all__ = ["environment", "static"]
-
 _LONGEST_JSON: Final = 20_000
 _BRIEF: Final = 40
 _WORDINGS: Final = (chance, few, number, percent, seconds, share, usd, when)

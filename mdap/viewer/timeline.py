@@ -12,8 +12,6 @@ from mdap.journal.reader import Reader
 from mdap.rules.hidden import plain
 from mdap.viewer.wording import seconds
 
-__all__ = ["KINDS", "TimedAttempt", "Timeline", "Track", "attempts_of", "timeline", "timeline_of"]
-
 KINDS: Final = {
     "vote": "vote",
     "flag": "red flag",

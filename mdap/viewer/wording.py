@@ -3,8 +3,6 @@
 import math
 from typing import Final
 
-__all__ = ["chance", "duration", "few", "number", "percent", "seconds", "share", "usd", "when", "whole"]
-
 _NONE: Final = "—"
 
 

@@ -267,6 +267,7 @@ def test_a_task_that_moved(task: Cli) -> None:
     assert task.query("SELECT count(*) FROM runs") == [(5,)]
 
 
+@pytest.mark.slow
 def test_a_script_is_resumed_and_a_closure_says_it_cannot_be(task: Cli) -> None:
     """A class of a script has its file's name; one of a function warns at the start, on standard error."""
     script = (
@@ -316,6 +317,7 @@ def test_a_lock_is_waited_out(task: Cli) -> None:
     assert task.here("audit verify r").code == 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_calibration_as_ctrl_c_does(task: Cli) -> None:
     """With exit code 130, and what was sampled on record."""
     told = "if s: print('a second decision', flush=True)"

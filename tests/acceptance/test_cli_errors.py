@@ -189,6 +189,7 @@ def _databases(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.db") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_read_only_database_can_be_read_but_not_run_in(place: Cli, unprivileged: tuple[str, ...]) -> None:
     """Running is refused with a sentence on permissions; looking at what is there still works."""
     refused = place(f"{RUN} --db readonly.db --json", prefix=unprivileged)

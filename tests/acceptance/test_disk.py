@@ -49,6 +49,7 @@ def small_disk(folder: Path, size: str) -> Iterator[list[str]]:
     yield [unshare, "-rm", "sh", "-c"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_to_be_full(cli: Cli, tmp_path: Path) -> None:
     """The run stops with one sentence; once there is room, it goes on with all that was committed."""
     disk = tmp_path / "disk"
@@ -82,6 +83,7 @@ def test_a_file_that_may_not_grow_stops_the_run(cli: Cli) -> None:
 # -- files that change under a run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "replaced"), [("mdap.db", True), ("mdap.db-wal", False)])
 def test_a_file_that_disappears_is_noticed(cli: Cli, file: str, *, replaced: bool) -> None:
     """A run whose database was deleted or replaced does not go on as if its record were safe."""

@@ -59,6 +59,7 @@ def told(place: Cli, name: str) -> str:
     return Path(place.folder / name).read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_what_a_run_prints_is_fit_for_a_terminal(place: Cli) -> None:
     """Result, log and error: one line each where one is promised, and nothing that a terminal obeys."""
     for name in ("done.out", "done.err", "broken.err"):

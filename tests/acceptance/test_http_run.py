@@ -169,6 +169,7 @@ def test_an_empty_account_stops_the_run_until_it_is_filled(cli: Cli) -> None:
     check_no_key(cli, stopped, resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="there is no list of processes to read")
 def test_the_list_of_processes_does_not_tell_the_key(cli: Cli) -> None:
     """Not one process of the machine has the key on its command line while a run goes on."""

@@ -234,6 +234,7 @@ def test_kills_while_a_run_is_begun(cli: Cli) -> None:
     check_record(cli, "born", 7, 3)
 
 
+@pytest.mark.slow
 def test_a_step_whose_every_opening_is_void_is_opened_again(cli: Cli) -> None:
     """A kill may leave a later step with nothing but a void opening: the resume gives it a new number."""
     process = cli.start("run hanoi -p disks=4 -M latency=0.05 --speculate off --run-id void --display log")
@@ -402,6 +403,7 @@ def test_a_second_process_on_the_same_run_is_refused(cli: Cli) -> None:
     assert after >= before > 0
 
 
+@pytest.mark.slow
 def test_a_second_process_on_the_same_batch_is_refused(cli: Cli) -> None:
     """A batch is one process's, too: the other one records nothing, and writes no output."""
     (cli.folder / "cases.jsonl").write_text('{"disks": 20}\n' * 3)

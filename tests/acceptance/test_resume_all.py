@@ -62,6 +62,7 @@ def test_a_budget_is_shared_by_all(cli: Cli) -> None:
     assert "2 different sets of models" in refused.err
 
 
+@pytest.mark.slow
 def test_a_run_of_another_folder_goes_on_there(cli: Cli) -> None:
     """Its module is found where it was started; the next run is looked up here again."""
     there = Cli(cli.folder / "there")

@@ -157,6 +157,7 @@ def test_other_commands_are_no_exception(place: Cli) -> None:
     assert ended.stderr.count("\n") == ended.stderr.count("standard output cannot be written") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("display", ["plain", "log"])
 def test_progress_that_cannot_be_written_does_not_end_a_run(cli: Cli, display: str) -> None:
     """Each way of showing it is tried on a pipe whose reader has left before the first line."""
@@ -176,6 +177,7 @@ def test_progress_that_cannot_be_written_does_not_end_a_run(cli: Cli, display: s
     assert b'"status": "finished"' in out
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_does_not_end_a_run(cli: Cli) -> None:
     """As with nohup: the terminal is gone, and the run goes on to its end."""
     controller, terminal = os.openpty()

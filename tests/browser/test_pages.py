@@ -119,6 +119,7 @@ def test_a_report_can_be_used_by_everybody(browser: Browser, site: Site, tmp_pat
         assert said == [(tmp_path / "report.html").as_uri()]
 
 
+@pytest.mark.slow
 def test_hostile_texts_do_nothing(browser: Browser, site: Site) -> None:
     """No script of a reply, a reason, a name or a query runs, and none has to be refused."""
     page, said = watched(browser)
@@ -143,6 +144,7 @@ def test_all_can_be_read_without_scripts(browser: Browser, site: Site) -> None:
     assert said == []
 
 
+@pytest.mark.slow
 def test_runs_are_sorted_filtered_and_compared_without_scripts(browser: Browser, site: Site) -> None:
     """A head sorts, a form filters, a tab leads to the runs to compare with."""
     page, said = watched(browser, scripts=False)

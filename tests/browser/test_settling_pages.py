@@ -146,6 +146,7 @@ def test_two_people_settle_three_steps(browser: Browser, site: Site) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_goes_on_from_the_page(browser: Browser, cli: Cli) -> None:
     """By itself, while the page is open."""
     waits = "-M error_rate=0.5 -M seed=2 --max-samples 5 --wait-for-person 500 --run-id tower --display none"
@@ -169,6 +170,7 @@ def test_a_run_that_waits_goes_on_from_the_page(browser: Browser, cli: Cli) -> N
         assert page.get_by_text("mdap resume").count() == 0
 
 
+@pytest.mark.slow
 def test_no_other_page_can_settle_a_step(browser: Browser, site: Site) -> None:
     """A form that another server's page sends, from the same browser, is refused; so is the cookie alone."""
     ada = person(browser, site)
@@ -200,6 +202,7 @@ def test_no_other_page_can_settle_a_step(browser: Browser, site: Site) -> None:
     assert answer.status == 401
 
 
+@pytest.mark.slow
 def test_a_link_that_somebody_sent_opens_the_pages(browser: Browser, site: Site) -> None:
     """Also from a page of another site, as of a chat; the address then shows no token any more."""
     page = browser.new_context().new_page()

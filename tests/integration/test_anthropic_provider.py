@@ -65,6 +65,7 @@ def message(**changes: Any) -> Canned:
     return Canned(body={**body, **changes}, headers={"request-id": "r1"})
 
 
+@pytest.mark.slow
 async def test_a_request_is_what_the_api_wants() -> None:
     """System message apart, one user message, the token limit; the key in its header and nowhere else."""
     async with serving() as (server, provider):

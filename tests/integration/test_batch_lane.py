@@ -46,6 +46,7 @@ def check_right(solutions: list[mdap.Solution[Any]]) -> None:
     assert [one.result for one in solutions] == [doc % 10 for doc in range(len(solutions))]
 
 
+@pytest.mark.slow
 async def test_waves_decide_as_ordinary_requests_do_and_cost_half(
     tmp_path: Path, vendor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ async def test_auto_goes_by_the_calibration_of_a_process(tmp_path: Path) -> None
     assert query(db, "SELECT count(*) FROM runs WHERE kind = 'pilot'") == [(0,)]
 
 
+@pytest.mark.slow
 async def test_without_an_oracle_the_steps_are_those_of_a_pilot_or_a_run(tmp_path: Path) -> None:
     """Asked for again on what is recorded, also those that a pilot left out; winners stand for the truth."""
     db = tmp_path / "mdap.db"

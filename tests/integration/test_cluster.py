@@ -140,6 +140,7 @@ async def test_a_worker_that_is_lost_before_it_joins_is_replaced(pool: LoopPool,
     assert warnings(tmp_path / "a.db") == ["worker 1 was lost (killed)"]
 
 
+@pytest.mark.slow
 async def test_a_zombies_facts_are_refused(
     pool: LoopPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +361,7 @@ async def _answered(answer: Awaitable[None]) -> None:
     await answer
 
 
+@pytest.mark.slow
 async def test_workers_share_one_budget(pool: LoopPool, model: Asked, tmp_path: Path) -> None:
     """The batch stops, resumably, before all workers together have spent more."""
     # With so long a number, a request is never taken for less than the 11 tokens that it takes.

@@ -113,6 +113,7 @@ async def test_a_reader_goes_on_where_it_left_off(db: Path, task: mdap.Task) -> 
             assert await read(session, "one", whole[place].cursor) == whole[place + 1 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS, ids=["chain", "process"])
 async def test_sessions_of_a_run_are_followed_one_after_the_other(db: Path, task: mdap.Task) -> None:
     """A run that is cut and resumed again and again: a reader that keeps its cursor gets each fact once."""

@@ -899,6 +899,7 @@ async def test_many_tasks_may_open_a_new_file_at_once(tmp_path: Path) -> None:
         assert query(path, "SELECT count(*) FROM runs") == [(6,)]
 
 
+@pytest.mark.slow
 def test_two_processes_may_open_a_new_file_at_once(tmp_path: Path) -> None:
     """So do processes."""
     program = (

@@ -46,6 +46,7 @@ def test_nothing_is_printed_by_default(tmp_path: Path) -> None:
     assert (ended.stdout, ended.stderr) == ("", "")
 
 
+@pytest.mark.slow
 def test_basic_config_shows_what_happens(tmp_path: Path) -> None:
     """One line a fact, with the run's id in it, and no text of a model."""
     lines = run(tmp_path, "logging.basicConfig(level=logging.INFO)").stderr.splitlines()

@@ -360,6 +360,7 @@ async def test_a_budget_stops_the_whole_batch(db: Path) -> None:
     assert events(db, "b") == ["started", "stopped"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["batch", "independent parts", "nested parts"])
 async def test_a_budget_counts_all_parts_of_earlier_sessions_once(db: Path, kind: str) -> None:
     """Those that ended, and those that go on: each session stops where the whole has spent its budget."""

@@ -87,6 +87,7 @@ def test_seals_and_who_signed_them(tmp_path: Path) -> None:
     assert "something has happened to the run since" not in said
 
 
+@pytest.mark.slow
 def test_figures_have_what_was_billed_beside_the_samples(tmp_path: Path) -> None:
     """Tokens of the probe and of unreadable answers: in viewer, report and statistics, as in totals."""
     db = tmp_path / "mdap.db"

@@ -55,6 +55,7 @@ def came(log: Path, **wanted: Any) -> Verification:
     return verify(log, "tower", make_task, **wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ed25519", "rsa"])
 def test_a_signed_seal_is_checked_by_mdap_and_by_the_signers_own_tool(
     log: Path, tmp_path: Path, kind: str

@@ -238,7 +238,7 @@ async def test_what_is_no_pair_of_a_key_and_a_task_is_refused(tmp_path: Path, ta
     async with session(tmp_path / "a.db") as opened:
         with pytest.raises((FailedError, UsageError)) as caught:
             await opened.solve(Given(), run_id="r")
-    assert "pairs of a key and a task" in str(caught.value) or "number = " in str(caught.value)
+    assert "pairs of a key and a task" in str(caught.value) or "stands for a nested task" in str(caught.value)
 
 
 class Given(mdap.Process[Any]):

@@ -39,6 +39,7 @@ async def summed(path: Path, *ends: int) -> Summary:
     return summary
 
 
+@pytest.mark.slow
 async def test_a_count_is_what_the_rows_say(database: Path) -> None:
     """Every number of the summary, from the rows themselves."""
     summary = await summed(database, 127)

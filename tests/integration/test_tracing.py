@@ -218,6 +218,7 @@ async def test_the_programs_own_provider_is_used(
     assert len(spans.of("invoke_workflow")) == 1
 
 
+@pytest.mark.slow
 def test_nothing_of_opentelemetry_is_imported_unasked(tmp_path: Path) -> None:
     """A program without it pays nothing."""
     script = (

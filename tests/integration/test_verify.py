@@ -224,6 +224,7 @@ def test_parts_make_the_whole(log: Path, tmp_path: Path, size: int, monkeypatch:
     assert [done for done, _ in reports] == [*range(size, 200, size), 200, 200]
 
 
+@pytest.mark.slow
 def test_several_processes_find_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts in other processes come back in order."""
     db = tmp_path / "a.db"
@@ -247,6 +248,7 @@ def test_findings_are_bounded(log: Path) -> None:
 # --- logs that are not finished
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_is_verified_as_far_as_it_came(tmp_path: Path) -> None:
     """A budget ends it between two decisions; its seal covers what is sampled already."""
     db = tmp_path / "a.db"

@@ -90,6 +90,7 @@ def pages(site: Site) -> dict[str, str]:
     return crawl(site)
 
 
+@pytest.mark.slow
 def test_every_link_leads_to_a_page(pages: dict[str, str]) -> None:
     """Whoever follows the links meets every kind of page, and no error."""
     kinds = {re.sub(r"\d+", "N", urlsplit(path).path) for path in pages}

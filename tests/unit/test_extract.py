@@ -75,6 +75,7 @@ def test_it_keeps_what_the_engine_relies_on(tmp_path: Path, more: dict[str, Any]
     assert check_task(task, texts=100).skipped == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vote", ["field", "record"])
 def test_every_field_comes_out_right_though_one_sample_in_five_is_wrong(tmp_path: Path, vote: Any) -> None:
     """Records in the order of the documents, with a confidence for each field, and a queue."""

@@ -189,6 +189,7 @@ async def test_no_document_ends_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
 # --- pipes
 
 
+@pytest.mark.slow
 def test_documents_may_come_through_a_pipe(tmp_path: Path) -> None:
     """A pipe gives them once, and they are read several times."""
     (tmp_path / "s.json").write_text(json.dumps({"properties": {"who": {"type": "string"}}}), "utf-8")

@@ -133,6 +133,7 @@ def check_chain(
 terms = st.builds(Robust, target=st.sampled_from([0.5, 0.8]), length=st.sampled_from([5, None]))
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(models, terms, schedules, cuttings)
 def test_no_schedule_changes_what_a_chain_decides_and_pays(
@@ -163,6 +164,7 @@ def check_process(
     return Counter(one["why"] for one in paid(kept))
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(models, terms, st.integers(1, 8), schedules, cuttings)
 def test_a_process_keeps_its_budget_whatever_the_schedule(

@@ -178,6 +178,7 @@ def check_cut_process(case: Case, cuts: list[tuple[int, list[int]]]) -> None:
 cuttings = st.lists(st.tuples(st.integers(0, 10**4), schedules), max_size=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(cases(most=False), cuttings)
 def test_a_process_that_is_cut_anywhere_ends_as_if_it_was_not(

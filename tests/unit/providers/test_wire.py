@@ -74,6 +74,7 @@ async def seen(transport: Transport, vendor: str, login: str = "") -> list[Serve
         return list(server.log)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vendor", CLIENTS)
 async def test_a_request_is_the_sdks(vendor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Path, body and headers, with all that the SDK reads from the environment; the second as the first."""

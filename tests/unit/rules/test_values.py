@@ -71,6 +71,7 @@ def test_a_race_never_merges_unequal_answers(seed: int) -> None:
         refuse_rivals(one, other, text)
 
 
+@pytest.mark.slow
 def test_processes_of_other_hash_seeds_spell_alike() -> None:
     """Sets and dicts have one order, wherever they stand."""
     spelled_in = []
