@@ -113,10 +113,10 @@ def content_of_row(version: str, params: str) -> str:
 
 
 def used_already(key: str) -> ValueError:
-    """Return the error for a *key* that is given to two nested tasks."""
+    """Return the error for a *key* that is given to two nested tasks, perhaps in another session."""
     return ValueError(
         f"key {key!r} stands for a nested task of another class, version or parameters already: give each "
-        "task a key of its own"
+        "task a key of its own, which also tells what its parameters depend on, or none"
     )
 
 

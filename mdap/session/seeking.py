@@ -1,5 +1,6 @@
 """Run a process through its decided steps, changing nothing, until it asks for a given step."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,9 @@ from mdap.engine.process import ProcessPolicy, identify
 from mdap.engine.voting import Race
 from mdap.journal.reader import Reader, RunRow
 from mdap.records import Fact, Identity, Recorded, RunStatus
-from mdap.rules.parts import could_be
+from mdap.rules.canonical import canonical
+from mdap.rules.parameters import version_of
+from mdap.rules.parts import could_be, used_already
 from mdap.rules.schedule import schedule_of, tiers_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Process, Step, Task
@@ -124,4 +127,8 @@ async def runs_around(reader: Reader, row: RunRow) -> list[RunRow]:
 async def begun_before(reader: Reader, name: str, task: Task) -> bool:
     """Return whether an earlier session began a nested *task* under a name."""
     row = await reader.run(name)
-    return row is not None and could_be(row.task, type(task))
+    if row is None or not could_be(row.task, type(task)):
+        return False
+    if row.task_version == version_of(task) and row.params != json.loads(canonical(task)):
+        raise used_already(name.rpartition("/")[2])
+    return True

@@ -283,6 +283,46 @@ async def test_a_name_and_a_reason_are_needed(tmp_path: Path) -> None:
         await Desk(db).claim("r", 99, "ada")
 
 
+class Tagged(mdap.Process[str]):
+    tag: str
+
+    async def solve(self, ask: mdap.Ask) -> str:
+        return await ask(mdap.Step(user=f"of {self.tag}", parse=str))
+
+
+class Depending(mdap.Process[list[str | None]]):
+    """A nested task depends on an answer that a person may settle later; a key does not tell which."""
+
+    key: str | None
+
+    async def solve(self, ask: mdap.Ask) -> list[str | None]:
+        row = await ask.decision(mdap.Step(user="row", parse=str))
+        return [row.answer, await ask.solve(Tagged(tag=str(row.answer)), self.key)]
+
+
+@pytest.mark.parametrize("key", [None, "part"])
+@pytest.mark.parametrize("divided", ["row", "row, of None"])
+async def test_what_depends_on_a_settled_answer_is_solved_again(
+    tmp_path: Path, key: str | None, divided: str
+) -> None:
+    """Or refused by a sentence that says why, where its key stands for what it was before."""
+    model = ScriptedProvider(
+        lambda request, ordinal: "ab"[ordinal % 2] if request.user in divided else "a", name="torn"
+    )
+    voting = mdap.VotingSettings(max_samples=6)
+    async with mdap.Session(model, db=tmp_path / "a.db") as session:
+        await session.run(Depending(key=key), run_id="r", voting=voting)
+        await session.settle("r", 0, answer="b", author="ada", reason="I looked")
+        again = await session.resume("r")
+    if key is None:
+        assert again.result == ["b", "a"]
+    else:
+        assert again.status is mdap.RunStatus.FAILED
+        assert "key 'part' stands for a nested task of another class, version or parameters" in str(
+            again.reason
+        )
+
+
 SCRIPT = """
 import itertools
 
