@@ -15,7 +15,7 @@ from mdap.audit.budget import Charges, charges_of
 from mdap.journal.logfile import reading
 from mdap.journal.rows import RunRow, decision_and_opening, not_ours, run_numbered, sample_of, the_one
 from mdap.journal.statements import query
-from mdap.records import Decided, PromptSent, SampleTaken, StepOpened
+from mdap.records import Decided, PromptSent, SampleTaken, StepOpened, encodable
 from mdap.rules.presence import Absence
 from mdap.rules.schedule import SampleSchedule, schedule_of, tiers_of
 from mdap.settings import VotingSettings
@@ -107,7 +107,7 @@ def find_number(connection: sqlite3.Connection, name: str) -> int:
         RunNotFoundError: there is no such run.
         UsageError: there are several.
     """
-    return the_one([number for (number,) in query(connection, "find", name)], name, "this log")
+    return the_one([number for (number,) in query(connection, "find", encodable(name))], name, "this log")
 
 
 def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:

@@ -15,7 +15,7 @@ from mdap.journal.logfile import translated
 from mdap.journal.rows import Billed, RunRow, prices_of, run_row, the_one
 from mdap.journal.sealing import is_sealed, take_seal
 from mdap.journal.statements import statement
-from mdap.records import NOTED, ProbeTotals, Recorded, TallyShape, Totals, Usage, Verdict
+from mdap.records import NOTED, ProbeTotals, Recorded, TallyShape, Totals, Usage, Verdict, encodable
 from mdap.rules.digests import Seal, answer_key
 from mdap.rules.ledger import Payments
 from mdap.rules.money import Bill, Tokens, cost_of, saved_by_cache, saved_by_sharing, saved_in_batches
@@ -63,7 +63,7 @@ class Reader:
             RunNotFoundError: there is no such run.
             UsageError: there are several.
         """
-        numbers = [int(row["id"]) for row in await self.rows("find", name)]
+        numbers = [int(row["id"]) for row in await self.rows("find", encodable(name))]
         return await self.numbered(the_one(numbers, name, self.path))
 
     async def run(self, run_id: str) -> RunRow | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from mdap.audit.review import Ruling
@@ -264,11 +264,11 @@ class Interface:
                 # A form of a foreign page can send neither this header nor JSON.
                 if request.method == "POST" and not self.key.by_token(request.headers):
                     raise HTTPException(401, "Send the token: Authorization: Bearer TOKEN.")
-                return JSONResponse(await act(request))
+                return _json(await act(request))
             except HTTPException as error:
-                return JSONResponse({"error": error.detail}, error.status_code)
+                return _json({"error": error.detail}, error.status_code)
             except MdapError as error:
-                return JSONResponse({"error": str(error)}, _http_status(error))
+                return _json({"error": str(error)}, _http_status(error))
 
         return endpoint
 
@@ -325,6 +325,11 @@ async def _asked(request: Request, *names: str, answer: bool = False) -> tuple[s
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**62:
             raise HTTPException(400, f"{name} must be a whole number from 0 on.")
     return given["run"], given["step"], given
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    # Escaped, since half a surrogate pair has no other form.
+    return Response(json.dumps(content), status, media_type="application/json")
 
 
 def _http_status(error: MdapError) -> int:

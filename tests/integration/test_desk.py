@@ -353,6 +353,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"override": "yes"}, "override must be true or false."),
     ({"claim": "1"}, "claim must be a whole number from 0 on."),
     ({"answer": "x"}, '"x" is no answer to this step: '),
+    ({"answer": "\ud800"}, '"\\ud800" is no answer to this step: '),
 ]
 
 
@@ -375,5 +376,6 @@ def test_a_tool_needs_the_token_itself(site: Site, path: Path) -> None:
     assert call(site, "settle", given, Host="evil.example")[0] == 421
     assert call(site, "settle", given, Content_Type="text/plain")[0] == 415
     assert call(site, "settle", {**given, "run": "nobody"})[0] == 404
+    assert call(site, "settle", {**given, "run": "\ud800"})[0] == 404
     assert settled(path) == 0
     assert call(site, "settle", given)[0] == 200
