@@ -10,8 +10,8 @@ from benchmarks.fire.cancel import KINDS, WAYS, Counted, Margin, storm
 from tests.helpers import mostly_slow
 
 # A process with `-k robust` takes many more turns.
-CASES = [(kind, None, 35) for kind in KINDS if kind != "HTTP"] + [
-    ("chain, vote", "robust", 35),
+CASES = [(kind, None, 30) for kind in KINDS if kind != "HTTP"] + [
+    ("chain, vote", "robust", 30),
     ("process", "robust", 105),
 ]
 
