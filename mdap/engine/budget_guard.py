@@ -14,6 +14,9 @@ from mdap.settings import Budget, Price
 BUDGET: Final = "budget"
 """The kind of the error that refuses a request for lack of money."""
 
+LATE: Final = "deadline"
+"""The kind of the error that ends a run whose time is over."""
+
 
 class BudgetGuard:
     """The budget of a session, shared by all its runs.
@@ -28,6 +31,7 @@ class BudgetGuard:
         self._estimators = [Estimator() for _ in self._prices]
         self._news = anyio.Event()
         self.limited = budget.usd is not None or budget.tokens is not None
+        self.seconds = budget.seconds
 
     def spent_before(self, usd: float, tokens: float) -> None:
         """Count what a resumed run has spent in earlier sessions."""
@@ -108,6 +112,10 @@ class BudgetGuard:
         if price is None:
             return 0.0
         return cost_of(price, used) * (price.batch if batched else 1.0)
+
+    def too_late(self) -> str:
+        """Return that the time of a run is over."""
+        return f"the {self.seconds:g} seconds allowed are over"
 
     def _nearly_spent(self) -> str:
         budget = self._wallet.budget

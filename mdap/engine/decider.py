@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from mdap.engine.absences import FORMLESS, STRANGE, Absences
-from mdap.engine.budget_guard import BUDGET
+from mdap.engine.budget_guard import BUDGET, LATE
 from mdap.engine.config import RunConfig
 from mdap.engine.policy import Policy
 from mdap.engine.prompts import unread
@@ -37,6 +37,7 @@ _UNWANTED: Final = (OpeningStatus.VOID, OpeningStatus.DECIDED, OpeningStatus.IDL
 _UNCERTAIN: Final = (OpeningStatus.VOID, OpeningStatus.TENTATIVE)
 _CAUSES: Final = {
     BUDGET: StopCause.BUDGET,
+    LATE: StopCause.DEADLINE,
     PARKED: StopCause.BATCH,
     "quota": StopCause.QUOTA,
     STRANGE: StopCause.REFUSED,

@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from mdap.engine.budget_guard import BUDGET, BudgetGuard
+from mdap.engine.budget_guard import BUDGET, LATE, BudgetGuard
 from mdap.engine.policy import Effect, Policy
 from mdap.engine.recording import RUNNING, Opening
 from mdap.errors import (
@@ -24,6 +24,7 @@ from mdap.errors import (
     ProviderError,
     RateLimitError,
     TransientError,
+    UnavailableError,
     UsageError,
 )
 from mdap.groups import cancelled_itself, gathered, of_its_own
@@ -33,6 +34,9 @@ from mdap.rules.limiter import backoff
 from mdap.settings import Budget, Limits
 
 K = TypeVar("K")
+
+Beside = Callable[[], Coroutine[Any, Any, None]]
+"""What runs beside the voting of a run."""
 
 # An endpoint that never answered is given this many attempts: it is more likely absent than busy.
 _ATTEMPTS_AT_A_STRANGER: Final = 3
@@ -261,42 +265,47 @@ async def decide(
     limits: Limits,
     journal: Journal,
     budget_guard: BudgetGuard | None = None,
-    beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+    beside: Sequence[Beside] = (),
 ) -> None:
-    """Drive the run of *policy*, already begun, until it ends; raise what its task or the journal raises.
+    """Drive the run of *policy*, already begun, until it ends or its time is over.
 
-    What runs *beside* it never raises, and is cancelled when the run ends.
+    It raises what its task or the journal raises. What runs *beside* it never raises, and is cancelled when
+    the run ends.
     """
-    async with gathered() as group:
-        samplers: SamplerPool[Opening] = SamplerPool(provider, limits, group, budget_guard)
-        policy.decider.news = samplers.wake
-        scope, turn = anyio.CancelScope(), 0
-        if beside:
-            group.start_soon(_within, scope, beside)
-        await _bring_about(policy.effects(), journal)
-        while policy.decider.status is RUNNING:
-            await _send(policy, samplers, policy.decider.wanted())
-            if policy.stalled:
-                await _pass_over(policy)
-            else:
-                _take(policy, samplers, await samplers.arrived())
-            if effects := policy.effects():
-                await _bring_about(effects, journal)
-            turn += 1
-            if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
-                await anyio.lowlevel.checkpoint()
-                await journal.wait_for_room()
-        scope.cancel()
-        await _drain(policy, samplers)
-        await _bring_about(policy.effects(), journal)
-        group.cancel_scope.cancel()
-    if policy.decider.reason is None and policy.decider.status is not RunStatus.FINISHED:
-        # Its tasks have ended by no scope of mdap's.
+    with anyio.move_on_after(None if budget_guard is None else budget_guard.seconds) as clock:
+        async with gathered() as group:
+            samplers: SamplerPool[Opening] = SamplerPool(provider, limits, group, budget_guard)
+            policy.decider.news = samplers.wake
+            scope, turn = anyio.CancelScope(), 0
+            if beside:
+                group.start_soon(_within, scope, beside)
+            await _bring_about(policy.effects(), journal)
+            while policy.decider.status is RUNNING:
+                await _send(policy, samplers, policy.decider.wanted())
+                if policy.stalled:
+                    await _pass_over(policy)
+                else:
+                    _take(policy, samplers, await samplers.arrived())
+                if effects := policy.effects():
+                    await _bring_about(effects, journal)
+                turn += 1
+                if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
+                    await anyio.lowlevel.checkpoint()
+                    await journal.wait_for_room()
+            scope.cancel()
+            await _drain(policy, samplers)
+            await _bring_about(policy.effects(), journal)
+            group.cancel_scope.cancel()
+    if policy.decider.reason is not None or policy.decider.status is RunStatus.FINISHED:
+        return
+    if clock.cancelled_caught and budget_guard is not None:
+        policy.decider.stop(UnavailableError(budget_guard.too_late(), kind=LATE))
+    else:  # its tasks have ended by no scope of mdap's
         who = f"provider {provider.name} or the task"
         policy.decider.stop(PluginError(who, "sampling", cancelled_itself()))
 
 
-async def _within(scope: anyio.CancelScope, works: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+async def _within(scope: anyio.CancelScope, works: Sequence[Beside]) -> None:
     with scope:
         async with gathered() as group:
             for work in works:

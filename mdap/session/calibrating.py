@@ -8,6 +8,7 @@ from typing import Final
 from mdap.engine.calibrate import CalibrationSampler, Subjects
 from mdap.engine.config import Progress, RunConfig
 from mdap.engine.guarded import length_of
+from mdap.engine.scheduler import decide
 from mdap.errors import UsageError
 from mdap.journal.runs import RunStart
 from mdap.plugins import task_name
@@ -136,7 +137,9 @@ async def _calibrate(
         ended.stop(refusal, StopCause.PROVIDER)
     else:
         provider = await resources.lane.provider(number, resources.models.provider)
-        await ended.decide(work, provider)
+        limits = resources.lane.limits()
+        await decide(work, provider, limits, resources.writer, resources.budget_guard)
+        ended.take(work)
     await resources.writer.flush()
     seconds = ended.data["seconds"] = ended.seconds
     made = replace(

@@ -1,24 +1,17 @@
 """Record how a session's work on a run ends, whatever ends it."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import anyio
-
 from mdap.engine.policy import Policy
-from mdap.engine.scheduler import decide
 from mdap.errors import DatabaseError, MdapError, PluginError, told, traceback_of
 from mdap.journal.runs import RunRecord, RunStart
-from mdap.protocols import Provider
 from mdap.records import RunEvent, RunStatus, StopCause
 from mdap.rules.redflags import clean_text
 from mdap.session.resources import SessionResources
 from mdap.tracing import RunTrace
-
-Beside = Callable[[], Coroutine[Any, Any, None]]
-"""What runs beside the voting of a run."""
 
 
 class Ending:
@@ -49,16 +42,10 @@ class Ending:
         self._resources.writer.append(RunEvent(self._start.number, kind, data=about))
         self._begun = True
 
-    async def decide(self, policy: Policy, provider: Provider, beside: Sequence[Beside] = ()) -> None:
-        """Decide the steps of *policy* until it ends or the session's time is over, and keep how it ended."""
-        resources, seconds = self._resources, self._resources.setup.budget.seconds
-        limits = resources.lane.limits()
-        with anyio.move_on_after(seconds) as clock:
-            await decide(policy, provider, limits, resources.writer, resources.budget_guard, beside)
+    def take(self, policy: Policy) -> None:
+        """Copy how the run of *policy* ended."""
         self.status, self.reason = policy.decider.status, policy.decider.reason
         self.cause, self.error = policy.decider.stop_cause, policy.decider.error
-        if clock.cancelled_caught:
-            self.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
 
     def stop(self, reason: str, cause: StopCause) -> None:
         """Set that the run cannot continue for now."""

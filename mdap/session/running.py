@@ -16,6 +16,7 @@ from mdap.engine.chain import ChainPolicy
 from mdap.engine.config import RunConfig
 from mdap.engine.ordered import process_policy
 from mdap.engine.process import ProcessPolicy
+from mdap.engine.scheduler import Beside, decide
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.journal.reader import Reader
 from mdap.journal.runs import RunStart
@@ -28,7 +29,7 @@ from mdap.rules.drift import Baseline, Drift
 from mdap.rules.parameters import as_resumed
 from mdap.rules.parts import RecordedPart, content_of, content_of_row, renamed
 from mdap.rules.rungs import exact
-from mdap.session.ending import Beside, Ending
+from mdap.session.ending import Ending
 from mdap.session.identity import RunSpec, check_same, run_columns
 from mdap.session.promising import promising
 from mdap.session.resources import SessionResources
@@ -150,7 +151,9 @@ class _Run:
         if self._trace is not None:
             provider = self._trace.provider(provider, resources.models.names)
         try:
-            await ended.decide(policy, provider, beside)
+            limits = resources.lane.limits()
+            await decide(policy, provider, limits, resources.writer, resources.budget_guard, beside)
+            ended.take(policy)
             pilot = self._spec.pilot
             if policy.decider.status is RunStatus.FINISHED and not (pilot is not None and pilot.full):
                 # Without waiting, since the session may be closed at any moment that waits.

@@ -423,7 +423,7 @@ async def test_an_error_that_nobody_foresaw_is_recorded(db: Path, monkeypatch: p
     async def fails(*_: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("mdap.session.ending.decide", fails)
+    monkeypatch.setattr("mdap.session.running.decide", fails)
     with pytest.raises(RuntimeError, match="a bug"):
         await mdap.solve(Walk(steps=1), db=db, run_id="one")
     kind, reason, data = recorded(db, "one")
