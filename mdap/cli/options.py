@@ -126,7 +126,7 @@ def target_option(purpose: str = "", default: float | None = 0.95) -> Decorator:
         "--target",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=default,
-        show_default="0.95",
+        show_default="0.95" if default is None else True,
         help=f"Target probability that every decision is right{purpose}.",
     )
 
