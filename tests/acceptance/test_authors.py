@@ -197,6 +197,7 @@ def test_a_validator_that_fails(task: Cli) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_a_task_prints_goes_to_standard_error_with_json(task: Cli) -> None:
     """Standard output holds one JSON object, whatever prints: Python, a child process, or the descriptor."""
     said = "print('one'); import os, subprocess; os.write(1, b'two\\n'); subprocess.run(['echo', 'three'])"
@@ -334,6 +335,7 @@ def test_sigterm_ends_a_calibration_as_ctrl_c_does(task: Cli) -> None:
     assert task.query("SELECT 1 FROM samples LIMIT 1") == [(1,)]
 
 
+@pytest.mark.slow
 def test_sigterm_while_a_task_is_imported(task: Cli) -> None:
     """Wherever the command is, SIGTERM ends it with a sentence."""
     write(task, "import time\nprint('here', flush=True)\ntime.sleep(60)")

@@ -112,6 +112,7 @@ def test_a_pilot_finds_a_margin_that_solves(cli: Cli, seed: int) -> None:
     assert cli.query("SELECT kind, k FROM runs ORDER BY id DESC LIMIT 1") == [("run", printed["k"])]
 
 
+@pytest.mark.slow
 def test_too_small_a_margin_ends_unsolved_and_says_so(cli: Cli) -> None:
     """At error rate 0.3, k = 1 decides a step wrongly and reports it; -k auto decides them all rightly."""
     run = "run hanoi -p disks=8 -M error_rate=0.3"

@@ -79,6 +79,7 @@ def test_a_stopped_batch_leaves_what_there_is_and_more(cli: Cli) -> None:
     assert not part.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="there are no such names")
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
 def test_cases_may_come_through_a_pipe(cli: Cli, name: str) -> None:

@@ -138,6 +138,7 @@ def test_without_a_temperature_a_step_is_one_request(cli: Cli) -> None:
         assert list(found) == [(0, None), (1, None)]
 
 
+@pytest.mark.slow
 def test_an_empty_account_stops_the_run_until_it_is_filled(cli: Cli) -> None:
     """Out of quota: exit code 3 and one sentence, nothing is retried; a resume later finishes the run."""
     message = "You exceeded your current quota, please check your plan."

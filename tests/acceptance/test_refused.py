@@ -105,6 +105,7 @@ def test_cases_that_are_refused_do_not_end_a_batch(cli: Cli) -> None:
     assert cli.here(f"{batch} --json").code == 1
 
 
+@pytest.mark.slow
 def test_a_model_without_form_stops_the_run_with_3(cli: Cli) -> None:
     """Some tens of replies, not thousands; one sentence says what came and what to do."""
     in_folder(cli)

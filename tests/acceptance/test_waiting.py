@@ -87,6 +87,7 @@ def test_a_run_goes_on_with_what_other_processes_say(
     assert cli.end(server).err == ""
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_while_it_waited_takes_the_answer_up_later(
     cli: Cli, waiting: tuple[subprocess.Popen[bytes], int]
 ) -> None:

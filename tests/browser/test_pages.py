@@ -131,6 +131,7 @@ def test_hostile_texts_do_nothing(browser: Browser, site: Site) -> None:
     assert said == []
 
 
+@pytest.mark.slow
 def test_all_can_be_read_without_scripts(browser: Browser, site: Site) -> None:
     """Whoever forbids scripts still sees the numbers, the plots and the samples, and can filter."""
     page, said = watched(browser, scripts=False)
@@ -161,6 +162,7 @@ def test_runs_are_sorted_filtered_and_compared_without_scripts(browser: Browser,
     assert said == []
 
 
+@pytest.mark.slow
 def test_the_pages_can_be_used_by_keyboard(browser: Browser, site: Site) -> None:
     """The first key leads past the head, and each stop on the way is seen."""
     page, _ = watched(browser)

@@ -15,24 +15,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-LONG = (
-    *("a-table-of-rows", "audit-a-run", "audit-with-sql", "choose-k", "first-run", "resume-a-run"),
-    *("README", "domains", "run-at-batch-prices", "write-test-publish-a-plugin", "your-first-domain"),
-    *("a-whole-project", "guarantee", "run-on-workers"),
-)
-"""Pages that watch runs for seconds, or whose commands are many."""
-
-
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=[pytest.mark.slow] * (page.stem in LONG))
-        for page in pages()
-        if blocks_of(page)
-    ],
-    ids=lambda page: page.stem,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in pages() if blocks_of(page)], ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path, commands: Commands) -> None:
     """Its files are written, its commands, Python and SQL run in order, and print what it shows."""
     wrong = follow(page, tmp_path, commands)

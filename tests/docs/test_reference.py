@@ -66,6 +66,7 @@ def test_every_public_docstring_says_enough(name: str) -> None:
     assert elsewhere or not (many and untold), f"it does not tell of {untold}"
 
 
+@pytest.mark.slow
 def test_every_event_is_told_of() -> None:
     """Each kind that the code records is in the register from which the page is written."""
     recorded = {str(status) for status in RunStatus} - {"running"}

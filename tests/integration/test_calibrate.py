@@ -96,6 +96,7 @@ async def test_a_hopeless_model_gets_no_k(tmp_path: Path) -> None:
     assert "no k reaches the target" in made.findings[0]
 
 
+@pytest.mark.slow
 async def test_without_an_oracle_winners_of_races_stand_for_the_truth(tmp_path: Path) -> None:
     """The steps are those of a pilot, then of the run; the rate is right either way."""
     db, task = tmp_path / "mdap.db", Blind(steps=400)

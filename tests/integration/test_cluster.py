@@ -302,6 +302,7 @@ async def test_whatever_code_of_a_task_raises_fails_its_case_alone(
     assert len(pool.channels) == (workers or 0)
 
 
+@pytest.mark.slow
 async def test_a_case_that_goes_on_is_not_given_up_however_many_workers_are_lost(
     pool: LoopPool, model: Asked, tmp_path: Path
 ) -> None:

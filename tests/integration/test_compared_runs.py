@@ -52,6 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield running
 
 
+@pytest.mark.slow
 def test_two_runs_stand_side_by_side(site: Site) -> None:
     """By id or by number, with what each came to."""
     page = site.page("/compare?a=three&b=2")

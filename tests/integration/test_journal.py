@@ -889,6 +889,7 @@ async def test_a_row_without_a_run_is_refused(path: Path) -> None:
     assert query(path, "SELECT count(*) FROM steps") == [(0,)]
 
 
+@pytest.mark.slow
 async def test_many_tasks_may_open_a_new_file_at_once(tmp_path: Path) -> None:
     """Whoever comes second waits, and finds the schema that the first one made."""
     for number in range(12):

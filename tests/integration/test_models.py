@@ -244,6 +244,7 @@ async def test_a_budget_stops_the_run_and_a_higher_one_goes_on(tmp_path: Path, l
     assert ended.cost_usd == pytest.approx(whole.cost_usd)
 
 
+@pytest.mark.slow
 async def test_a_session_that_is_out_of_time_stops_resumably(tmp_path: Path) -> None:
     """The clock ends the session, not the run."""
     options = {"latency": 0.02}

@@ -39,6 +39,7 @@ def pills(page: str) -> list[tuple[str, str]]:
     return re.findall(r'<span class="pill pill-([\w-]+)">([^<]+)</span>', page)
 
 
+@pytest.mark.slow
 def test_the_list_and_each_run_show_the_outcome(path: Path) -> None:
     """A doubtful run is told from a finished one once its votes are counted."""
     with serving(path) as site:

@@ -100,6 +100,7 @@ async def test_an_answer_that_cannot_be_read_is_a_failed_attempt_with_its_tokens
         assert json.loads(data).items() >= {"input_tokens": 50, "output_tokens": 10}.items()
 
 
+@pytest.mark.slow
 async def test_requests_that_fail_before_others_are_answered_do_not_make_the_address_wrong(
     tmp_path: Path,
 ) -> None:

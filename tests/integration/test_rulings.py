@@ -73,6 +73,7 @@ async def until_waiting(session: mdap.Session, run_id: str, steps: int = 1) -> l
 BY_ADA: dict[str, Any] = {"author": "ada", "reason": "I looked"}
 
 
+@pytest.mark.slow
 async def test_a_chain_that_waits_goes_on_as_soon_as_a_person_rules(tmp_path: Path) -> None:
     """Each divided step waits, with effects, speculation and audit as ever; no sample is bought after."""
     db = tmp_path / "mdap.db"
@@ -106,6 +107,7 @@ async def test_a_chain_that_waits_goes_on_as_soon_as_a_person_rules(tmp_path: Pa
     assert verify(db, "c", make_task).verdict == "verified"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("robust", [False, True])
 async def test_rows_of_a_process_wait_side_by_side(tmp_path: Path, robust: bool) -> None:
     """The others are decided meanwhile; what people say reaches the result of the same session."""

@@ -108,6 +108,7 @@ def test_every_link_leads_to_a_page(pages: dict[str, str]) -> None:
     }
 
 
+@pytest.mark.slow
 def test_hostile_texts_are_shown_as_text(pages: dict[str, str]) -> None:
     """No text of the log makes an element, an attribute, a turn of direction or a control character."""
     for path, page in pages.items():

@@ -115,6 +115,7 @@ def test_what_has_no_winner_is_left_to_a_person(tmp_path: Path) -> None:
     assert named == {(each["id"], each["field"]) for each in queued}
 
 
+@pytest.mark.slow
 def test_a_model_that_never_answers_as_asked_is_given_up(tmp_path: Path) -> None:
     """Long before every field of every document has used up its samples."""
     task = Extract(input=write(tmp_path, 60), schema=SCHEMA, truth="gold")

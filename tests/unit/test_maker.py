@@ -42,6 +42,7 @@ def test_any_product_is_right_if_every_choice_is(a: int, b: int) -> None:
     assert list(failures(tree)) == []
 
 
+@pytest.mark.slow
 def test_noisy_agents_solve_a_product_of_five_digits(tmp_path: Path) -> None:
     """One proposal in five is bad and one discriminator in five wrong; the votes come out right."""
     options = {"error_rate": 0.2, "seed": 2}
@@ -70,6 +71,7 @@ def test_without_votes_the_same_agents_fail_and_it_is_known_where(tmp_path: Path
         assert set(failure.path) <= {"1", "2"}
 
 
+@pytest.mark.slow
 def test_the_law_holds_for_discriminators(tmp_path: Path) -> None:
     """Of 1,500 choices between two candidates, as many go wrong as the law says, within 4 standard errors."""
 

@@ -176,6 +176,7 @@ def test_every_guess_is_resolved_once(case: Case) -> None:
         assert "void" not in {fact.verdict for fact in driven.journal.of(SampleTaken)}
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(cases(), st.lists(st.tuples(st.integers(0, 10**4), schedules), max_size=3))
 def test_a_run_that_is_cut_anywhere_ends_as_if_it_was_not(

@@ -173,6 +173,7 @@ def test_a_process_keeps_its_budget_whatever_the_schedule(
     check_process(model, terms, nodes, choices, cuts)
 
 
+@pytest.mark.slow
 def test_who_leaves_a_step_with_votes_makes_it_pay() -> None:
     """Among many schedules in which askers leave, some steps pay because nobody waits for them."""
     whys: Counter[str] = Counter()

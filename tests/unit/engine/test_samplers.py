@@ -442,6 +442,7 @@ async def test_cancelling_a_run_leaves_nothing_behind() -> None:
             pass
 
 
+@pytest.mark.slow
 async def test_an_instant_provider_does_not_starve_the_loop() -> None:
     """Even if no sample ever waits, other tasks get their turn, and the journal its back-pressure."""
     turns = 0

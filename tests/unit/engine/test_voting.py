@@ -399,6 +399,7 @@ def record(step: Race, answers: Sequence[str], skipped: Iterable[int] = ()) -> l
     return rows
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     st.lists(st.sampled_from(["A", "B", "C", "!", "%", ""]), max_size=40),

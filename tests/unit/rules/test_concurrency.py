@@ -239,6 +239,7 @@ def test_slots_that_slow_down_are_used_to_the_full(
     assert max(client.limits) < 256
 
 
+@pytest.mark.slow
 def test_a_server_that_batches_is_used_to_the_full() -> None:
     """Latency doubles at 50 requests, and 200 still bring more replies: nothing is given away."""
     client = World(Batching(50, slope=1.0), minutes=5).client
@@ -289,6 +290,7 @@ def test_what_a_limit_refuses_is_never_taken_for_usual() -> None:
     assert client.share_refused(60) < 0.02
 
 
+@pytest.mark.slow
 def test_it_follows_slots_that_become_fewer_and_more() -> None:
     """A third of the slots from the fifth minute on, all of them again from the tenth."""
     server = Slots(60)

@@ -181,6 +181,7 @@ def test_a_limit_of_a_day_is_none_of_a_minute(
     assert read_told(headers, WALL).requests_per_minute == per_minute
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.sampled_from([*OPENAI, *ANTHROPIC, "retry-after-ms"]),

@@ -216,6 +216,7 @@ def assert_order_does_not_matter(k: int, outcome: Outcomes, choose: Callable[[in
     assert wasted == []
 
 
+@pytest.mark.slow
 @given(
     margins,
     st.lists(st.sampled_from(["A", "B", "C", None]), max_size=40)
