@@ -40,6 +40,7 @@ def test_a_detached_run_is_collected_by_resume(cli: Cli) -> None:
     assert cli.here("audit verify tower").code == 0
 
 
+@pytest.mark.slow
 def test_what_waves_cannot_do_is_refused_in_a_sentence(cli: Cli) -> None:
     """Before anything is sent, with what to do instead."""
     with FaultyServer.in_thread(right) as server:

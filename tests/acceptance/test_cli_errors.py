@@ -145,6 +145,7 @@ def test_a_bad_command_is_refused_in_one_sentence(place: Cli, bad: Bad) -> None:
     assert (told.code, told.out, told.err) == (ended.code, "", ended.err)
 
 
+@pytest.mark.slow
 def test_as_a_process_it_is_just_the_same(place: Cli) -> None:
     """A process prints the sentence and nothing else, and ends with the code."""
     bad = REFUSED["unknown task"]
@@ -202,6 +203,7 @@ def test_a_read_only_database_can_be_read_but_not_run_in(place: Cli, unprivilege
     assert "good" in listed.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["runs.db", "readonly.db"])
 def test_a_folder_without_write_permission_is_one_sentence(
     place: Cli, unprivileged: tuple[str, ...], tmp_path: Path, name: str

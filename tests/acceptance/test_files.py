@@ -180,6 +180,7 @@ def test_a_copy_without_its_wal_is_told_so(cli: Cli) -> None:
         assert ".backup" in refused.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="there is no prlimit")
 def test_the_true_cause_is_named_where_a_log_cannot_be_opened(cli: Cli) -> None:
     """Too many open files are no matter of permissions."""

@@ -325,6 +325,7 @@ def test_a_command_under_nohup_outlives_its_terminal(cli: Cli) -> None:
     assert (ended.code, ended.json["result"]) == (0, {"solved": True, "moves": 63})
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_the_process_at_once(cli: Cli) -> None:
     """While the first one drains what is in flight: one sentence, one JSON object, and no more waiting."""
     # With this seed the first sample comes at once, and the two that were sent with it after minutes.

@@ -85,6 +85,7 @@ def test_the_prompt_of_a_later_step_rests_on_the_oracle(place: Cli) -> None:
     assert opening["prompt"]["as_recorded"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "code", "sentence"),
     [
@@ -111,6 +112,7 @@ def test_a_prompt_that_cannot_be_known_is_a_sentence(
     assert sentence in ended.sentence
 
 
+@pytest.mark.slow
 def test_a_process_prints_what_it_asks_before_it_needs_an_answer(place: Cli) -> None:
     """All rows side by side, and not the choice among them; that one by the oracle's answers."""
     asked = place.here(f"prompts {ROWS} -p rows=3 --json").json["prompts"]

@@ -117,6 +117,7 @@ def test_a_model_without_form_stops_the_run_with_3(cli: Cli) -> None:
     assert len(server.log) < 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("on_dead", "code"), [("stop", 3), ("continue", 0)])
 def test_a_model_that_is_gone_is_left_out_if_one_says_so(cli: Cli, on_dead: str, code: int) -> None:
     """`--on-dead continue`: the other model goes on alone, and the report says who voted."""

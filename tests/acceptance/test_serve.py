@@ -62,6 +62,7 @@ def test_a_missing_database_is_a_sentence(cli: Cli) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "module"), [("serve", "starlette"), ("audit report latest -o a.html", "jinja2")]
 )

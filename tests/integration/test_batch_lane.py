@@ -139,6 +139,7 @@ async def test_trouble_costs_attempts_and_nothing_else(
     assert (lost > 0) == (trouble.split()[0] in ("expired", "cancelled", "rows", "no"))
 
 
+@pytest.mark.slow
 async def test_a_queue_without_room_for_one_row_stops_with_a_sentence(
     tmp_path: Path, vendor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +184,7 @@ async def test_after_max_wait_the_job_is_cancelled_and_the_rest_goes_as_ordinary
     assert server.counts()["ok"] >= 6
 
 
+@pytest.mark.slow
 async def test_after_max_waves_a_step_is_decided_by_ordinary_requests(
     tmp_path: Path, vendor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ async def test_reading_in_one_visit_waits_for_nothing_else(tmp_path: Path) -> No
         assert await reader.visit(Reader.unfinished) == []
 
 
+@pytest.mark.slow
 async def test_the_way_of_a_task_is_short() -> None:
     """What `benchmarks/way.py` prints: who makes it longer says so here."""
     figures = (await traced()).figures()

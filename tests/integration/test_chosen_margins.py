@@ -18,6 +18,7 @@ def events(db: Path, kind: str) -> list[Any]:
     return [json.loads(data) for (data,) in found]
 
 
+@pytest.mark.slow
 async def test_auto_takes_the_newest_calibration_that_fits(tmp_path: Path) -> None:
     db = tmp_path / "mdap.db"
     async with mdap.Session(db=db, options=OPTIONS) as session:
@@ -41,6 +42,7 @@ async def test_a_calibration_of_something_else_does_not_serve(tmp_path: Path, ch
     assert query(db, "SELECT count(*) FROM runs WHERE kind = 'pilot'") == [(1,)]
 
 
+@pytest.mark.slow
 async def test_the_choice_holds_when_the_run_is_named_again(tmp_path: Path) -> None:
     """A newer calibration does not change what was chosen; another target is refused."""
     db = tmp_path / "mdap.db"
@@ -64,6 +66,7 @@ async def test_hard_steps_in_the_calibration_are_warned_of(tmp_path: Path) -> No
     assert "of the steps are hard, by c: one k for all steps does not reach" in solution.warnings[0]
 
 
+@pytest.mark.slow
 async def test_drift_is_warned_of_once_and_not_again_after_a_resume(tmp_path: Path) -> None:
     """The calibration saw the same model, as far as its settings tell, when it still did better."""
     db = tmp_path / "mdap.db"

@@ -381,6 +381,7 @@ async def test_workers_share_one_budget(pool: LoopPool, model: Asked, tmp_path: 
     assert {one.status for one in ended} == {RunStatus.FINISHED}
 
 
+@pytest.mark.slow
 async def test_a_lost_worker_buys_again_only_what_the_head_has_not(
     pool: LoopPool, model: Asked, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def settled(path: Path) -> int:
     return int(decisions + runs - 1)
 
 
+@pytest.mark.slow
 def test_three_steps_are_settled_by_two_people(site: Site, path: Path) -> None:
     """A candidate, an answer of one's own, and an override; each is on record with its author and reason."""
     ada, bob = Person(site), Person(site)
@@ -223,6 +224,7 @@ def test_a_form_of_another_page_settles_nothing(site: Site, path: Path) -> None:
     assert settled(path) == 1
 
 
+@pytest.mark.slow
 def test_a_forged_form_settles_nothing(site: Site, path: Path) -> None:
     """Its secret is another one than the cookie, the token, and that of another server."""
     ada = Person(site)

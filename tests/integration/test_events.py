@@ -79,6 +79,7 @@ def rows(db: Path, run_id: str) -> int:
 TASKS = [Walk(steps=30, seed=1), Asks()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS, ids=["chain", "process"])
 @pytest.mark.parametrize(
     "settings", [{}, {"k": 4, "voting": mdap.VotingSettings(max_samples=5)}], ids=["ok", "few"]
@@ -129,6 +130,7 @@ async def test_sessions_of_a_run_are_followed_one_after_the_other(db: Path, task
     assert facts(got) == facts(whole)
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_delays_nothing(db: Path) -> None:
     """It is at its first event while the run comes to its end, and still gets all of them."""
     finished = anyio.Event()

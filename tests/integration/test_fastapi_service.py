@@ -99,6 +99,7 @@ async def test_requests_that_are_cancelled_leave_the_others_served(app: Any) -> 
     assert query(app, "SELECT count(*), count(DISTINCT step) FROM decisions") == [(63, 63)]
 
 
+@pytest.mark.slow
 async def test_other_parameters_and_other_processes_are_no_internal_errors(app: Any) -> None:
     """A conflict is 409, and a run that another process is working on 503."""
     async with anyio.create_task_group() as group:

@@ -67,6 +67,7 @@ async def test_samples_rotate_over_the_views(tmp_path: Path) -> None:
     assert rows(db, "SELECT count(*) FROM samples WHERE view <> ordinal % 3") == [(0,)]
 
 
+@pytest.mark.slow
 async def test_views_outvote_a_hard_prompt_where_more_votes_do_not(tmp_path: Path) -> None:
     """Errors that cling to prompts: plain voting elects the favourite mistake, rotation does not."""
     options = {"hard_rate": 0.02, "hard_error_rate": 0.9, "error_rate": 0.01, "seed": 3}
@@ -278,6 +279,7 @@ def test_prices_come_from_a_file(tmp_path: Path) -> None:
 # --- guesses
 
 
+@pytest.mark.slow
 async def test_a_good_guess_is_not_given_up_for_a_single_vote(tmp_path: Path) -> None:
     """A wrong first vote changes nothing of what is sampled ahead: only a decision outweighs a guess."""
     solution = await mdap.solve(

@@ -955,6 +955,7 @@ def test_the_endpoint_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert create("m1", {}).describe()["host"] == "api.openai.com"
 
 
+@pytest.mark.slow
 def test_importing_it_is_light() -> None:
     """The SDK is loaded by who makes a provider, not by who imports the package."""
     code = "import sys, mdap.providers.openai; sys.exit('openai' in sys.modules)"

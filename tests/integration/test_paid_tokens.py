@@ -132,6 +132,7 @@ async def test_the_budget_pays_for_what_cannot_be_read() -> None:
         await budget_guard.hold(request)
 
 
+@pytest.mark.slow
 async def test_what_fails_the_same_way_each_time_is_not_asked_for_long(tmp_path: Path) -> None:
     """Though the endpoint answered well before."""
     script = ["ok"] * 6 + ["unreadable"] * 100

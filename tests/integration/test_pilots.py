@@ -132,6 +132,7 @@ async def test_what_is_not_waited_for_is_finished_too(tmp_path: Path) -> None:
     assert against > 0.1 * votes
 
 
+@pytest.mark.slow
 async def test_nested_runs_share_what_a_pilot_wants(tmp_path: Path) -> None:
     """Their steps count like its own, and the pilot ends in the middle of them; no part gives a result."""
     db = tmp_path / "mdap.db"

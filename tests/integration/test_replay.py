@@ -87,6 +87,7 @@ async def test_an_ensemble_with_views_and_an_escalation_is_replayed_by_its_name_
     }
 
 
+@pytest.mark.slow
 async def test_a_run_over_http_is_replayed_without_a_network(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

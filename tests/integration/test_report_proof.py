@@ -69,6 +69,7 @@ def test_the_outcome_says_what_it_rests_on(cli: Cli) -> None:
     assert "The task itself says of the result that it is solved." in text_of(report(cli, "plain"))
 
 
+@pytest.mark.slow
 def test_seals_and_who_signed_them(tmp_path: Path) -> None:
     """Each seal with its time; whose signature it has; and whether anything happened since."""
     keygen = shutil.which("ssh-keygen")

@@ -42,6 +42,7 @@ def proven(db: Path, run_id: str = "r") -> None:
     assert not alone_finds(db, run_id)
 
 
+@pytest.mark.slow
 async def test_a_chain_pays_for_its_contested_steps_and_for_no_others(db: Path) -> None:
     solution = await mdap.solve(Hanoi(disks=7), db=db, options=HARD, k="robust", run_id="r")
     assert solution.guarantee is not None
@@ -106,6 +107,7 @@ async def test_a_replay_decides_and_pays_alike(db: Path) -> None:
     assert again.digest == first.digest
 
 
+@pytest.mark.slow
 async def test_views_and_models_are_drawn_at_random_from_the_seed(db: Path) -> None:
     """Each sample has its own draw; another seed draws otherwise, and the log shows it."""
     models = ["sim/a?error_rate=0.1", "sim/b?error_rate=0.2"]
@@ -229,6 +231,7 @@ async def test_many_tasks_at_once_are_refused(db: Path) -> None:
 # --- processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latency", [0.0, 0.0005])
 async def test_a_process_decides_in_the_order_of_its_steps(db: Path, latency: float) -> None:
     """However many are open, each has the rung that follows from the steps before it."""
@@ -255,6 +258,7 @@ async def test_every_way_to_ask_and_nested_runs(db: Path) -> None:
     proven(db)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_who_does_not_wait_any_more_holds_up_nobody_and_pays(db: Path, seed: int) -> None:
     """Askers that leave, one that comes back, nested runs: nothing waits for ever, and the log agrees."""

@@ -138,6 +138,7 @@ async def test_rows_of_a_process_wait_side_by_side(tmp_path: Path, robust: bool)
     assert verify(db, "r", make_task).verdict == "verified"
 
 
+@pytest.mark.slow
 async def test_nobody_comes(tmp_path: Path) -> None:
     """The wait ends: a chain is undecided then, and a process goes on without; both as without a wait."""
     db = tmp_path / "mdap.db"

@@ -53,6 +53,7 @@ async def test_results_come_in_the_order_of_the_tasks(tmp_path: Path) -> None:
     assert (found.ok, found.decisions) == (True, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noted", [False, True], ids=["solve_all", "solve"])
 @pytest.mark.parametrize("k", [3, "robust"])
 async def test_workers_come_to_the_same(tmp_path: Path, pool: LoopPool, k: Any, noted: bool) -> None:
@@ -69,6 +70,7 @@ async def test_workers_come_to_the_same(tmp_path: Path, pool: LoopPool, k: Any, 
     assert verify(tmp_path / "many.db", "r", make_recorded).ok
 
 
+@pytest.mark.slow
 async def test_a_stopped_run_solves_nothing_twice(tmp_path: Path) -> None:
     """mdap reads finished tasks from the log, and buys only the others."""
     with pytest.raises(StoppedError, match="budget"):
@@ -200,6 +202,7 @@ async def test_robust_counts_the_parts_that_have_steps(tmp_path: Path) -> None:
     assert solution.guarantee.parts == 3 + 6 + 1
 
 
+@pytest.mark.slow
 async def test_one_k_is_chosen_for_all_parts(tmp_path: Path) -> None:
     """By a pilot, which the parts take part in, and which has no outside effects."""
     async with session(tmp_path / "a.db") as opened:

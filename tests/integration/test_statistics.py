@@ -88,6 +88,7 @@ def test_flags_and_latencies_equal_those_of_pandas(found: Statistics, frame: pan
         assert found.latency[str(model)] == pytest.approx(expected, abs=0.002)
 
 
+@pytest.mark.slow
 def test_races_equal_those_of_pandas(found: Statistics, frame: pandas.DataFrame) -> None:
     """Lengths, divided steps, entropy, collisions, and how alike the wrong answers of two models are."""
     votes = frame[(frame["verdict"] == "vote") & frame["right"].notna()].sort_values(["step", "ordinal"])

@@ -144,6 +144,7 @@ async def test_texts_are_there_if_asked_for(db: Path, spans: Spans, monkeypatch:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speculate", ["off", "vote"])
 async def test_every_attempt_is_below_its_step(db: Path, spans: Spans, speculate: str) -> None:
     """With faults, flags and speculation: as many spans as there are rows, each under the right parent."""

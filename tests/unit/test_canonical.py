@@ -41,6 +41,7 @@ def test_it_is_json_for_the_value(value: Any) -> None:
     assert json.loads(canonical(value)) == value
 
 
+@pytest.mark.slow
 @given(values, st.randoms(use_true_random=False))
 def test_the_order_of_keys_does_not_matter(value: Any, rng: random.Random) -> None:
     """Equal values have one spelling; and what was spelled is spelled the same again."""
@@ -49,6 +50,7 @@ def test_the_order_of_keys_does_not_matter(value: Any, rng: random.Random) -> No
     assert canonical(json.loads(spelled)) == spelled
 
 
+@pytest.mark.slow
 @given(values, values)
 def test_different_values_have_different_spellings(one: Any, other: Any) -> None:
     """Two answers share votes only if they are the same JSON value."""
@@ -124,6 +126,7 @@ def test_answers_may_be_models_dataclasses_and_sets(value: Any, spelled: str) ->
     assert canonical(value) == spelled
 
 
+@pytest.mark.slow
 @given(st.sets(st.integers() | st.text(), max_size=20), st.randoms(use_true_random=False))
 def test_a_set_has_one_spelling(value: set[Any], rng: random.Random) -> None:
     """However it was built."""

@@ -490,6 +490,7 @@ class Fickle(Showing):
 _ASKED = itertools.count()
 
 
+@pytest.mark.slow
 def test_a_report_shows_where_two_texts_part() -> None:
     """Not the beginning that they share."""
     with pytest.raises(NonconformingError, match=r"is \.\.\.x+1 times.*, not \.\.\.x+0 times"):

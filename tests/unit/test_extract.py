@@ -161,6 +161,7 @@ def test_a_pydantic_model_is_a_schema(tmp_path: Path) -> None:
     assert [field.name for field in fields_of(read_schema(f"{own}:Note"))] == ["title"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_asks_nothing_twice(tmp_path: Path) -> None:
     """Stopped by its budget and given again with more, it comes to the same."""
     task = Extract(input=write(tmp_path), schema=SCHEMA, truth="gold")
@@ -466,6 +467,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 # --- settled by hand
 
 
+@pytest.mark.slow
 async def test_the_outcome_follows_a_settled_field(tmp_path: Path) -> None:
     """A finished run that was not solved is solved once a person has given the right value, and verifies."""
     task = Extract(input=write(tmp_path, 3), schema=SCHEMA, truth="gold")
@@ -487,6 +489,7 @@ async def test_the_outcome_follows_a_settled_field(tmp_path: Path) -> None:
     assert verify(tmp_path / "a.db", "r", make_recorded).ok
 
 
+@pytest.mark.slow
 async def test_a_settled_field_reaches_the_output_of_a_finished_run(tmp_path: Path) -> None:
     """Undecided or decided before; nobody is asked to look at it again, and no vote makes it sure."""
     schema = tmp_path / "schema.json"

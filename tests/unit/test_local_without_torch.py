@@ -16,6 +16,7 @@ def _no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "find_spec", lambda name: None if name == "torch" else name)
 
 
+@pytest.mark.slow
 def test_nothing_but_loading_a_model_imports_torch() -> None:
     code = "import mdap, mdap_local, mdap.cli.main, sys; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -32,6 +32,7 @@ def test_it_keeps_what_the_engine_relies_on() -> None:
     assert check_task(Maker(problem=problem(47, 86), proposals=2), texts=60).skipped == ()
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**8), st.integers(0, 10**8))
 def test_any_product_is_right_if_every_choice_is(a: int, b: int) -> None:
     """The plans of the simulation lead to the right answer; nothing is split forever."""
@@ -107,6 +108,7 @@ def test_proposals_are_told_from_decisions_in_the_record(tmp_path: Path) -> None
     assert "what was asked for" in {mismatch.what for mismatch in found.mismatches}
 
 
+@pytest.mark.slow
 def test_a_proposal_says_nothing_of_how_sure_the_run_is(tmp_path: Path) -> None:
     """Where nothing was voted on, there is no certificate; and a chain has no proposals."""
     single = Maker(problem=problem(3, 4), proposals=1)

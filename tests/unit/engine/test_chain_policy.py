@@ -81,6 +81,7 @@ def cases(draw: st.DrawFn, rejecting: bool = True) -> Case:
 # --- whatever the schedule
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(cases())
 def test_no_schedule_and_no_speculation_changes_what_is_decided(case: Case) -> None:

@@ -95,6 +95,7 @@ class Crowd:
 # --- slots
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.integers(1, 5), st.lists(st.integers(0, 4), max_size=30))
 async def test_smaller_priorities_go_first(concurrency: int, priorities: list[int]) -> None:
@@ -127,6 +128,7 @@ async def test_equals_are_admitted_in_the_order_in_which_they_came() -> None:
     assert admitted == [0, 2, 4, 6, 1, 3, 5, 7]
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     st.integers(1, 4),
@@ -265,6 +267,7 @@ def asked_for(max_tokens: int) -> SampleRequest:
     return SampleRequest("", "", "d", "0", (0,), 0.0, max_tokens)
 
 
+@pytest.mark.slow
 async def test_tokens_a_minute_hold_back_what_is_too_much() -> None:
     """What is foreseen is reserved and what came is settled: the second request waits for its share."""
     inner = Asked(600, 600)
@@ -465,6 +468,7 @@ async def demand(paced: Paced, samples: int) -> None:
         group.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_without_a_number_an_endpoint_is_asked_ever_more_at_once(clock: Clock) -> None:
     """From 2 by doubling, to the most that is ever tried; what changed is told as one change."""
     inner = Remote(10_000)
@@ -520,6 +524,7 @@ async def test_limits_told_in_headers_hold_where_nobody_gave_any() -> None:
     assert told == [("requests_per_minute", 6_000, 600)]
 
 
+@pytest.mark.slow
 async def test_a_limit_that_comes_back_to_where_it_was_is_no_change() -> None:
     """However often an endpoint changes its mind between two looks, one change is told, or none."""
     inner = Remote(9)

@@ -236,6 +236,7 @@ async def test_faults_are_attempts_not_answers() -> None:
 # --- through the front door
 
 
+@pytest.mark.slow
 async def test_d15_d16_a_step_takes_as_many_samples_as_the_law_says(tmp_path: Path) -> None:
     """D15 and D16: through `mdap.solve`, the mean of samples per step is k (2P - 1) / (2p - 1) / v."""
 

@@ -65,6 +65,7 @@ def test_the_certificate_is_calibrated() -> None:
     assert np.mean((np.array(claimed) - np.array(happened)) ** 2) < 0.17
 
 
+@pytest.mark.slow
 def test_hard_steps_are_found_and_widen_it() -> None:
     """With one step in fifty hard, almost every run is warned of, and hardly any is called faultless."""
     found = []

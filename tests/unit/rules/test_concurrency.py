@@ -347,6 +347,7 @@ def test_a_model_that_loads_for_a_minute_is_no_queue() -> None:
     assert sum(client.timeouts) == 0
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_server() -> None:
     """One slot, or 30, or 40 that refuse: together they get all, without a timeout, hardly refused."""
     for server, capacity in (

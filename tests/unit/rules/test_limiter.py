@@ -248,6 +248,7 @@ def test_limits_change_at_run_time() -> None:
 # --- the pace, whatever comes
 
 
+@pytest.mark.slow
 @given(
     gaps,
     st.integers(1, 40),
@@ -296,6 +297,7 @@ operations = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(operations, st.integers(1, 60), st.integers(1, 1_000))
 def test_admissions_respect_what_is_known_then(
     requests: list[tuple[float, int, str, int]], rpm: int, tpm: int

@@ -129,6 +129,7 @@ def ends(rung: Rung, chances: list[float]) -> tuple[float, float]:
     return wrong + rest, not_smooth + rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chances",
     [

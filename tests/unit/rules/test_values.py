@@ -54,6 +54,7 @@ def test_values_share_a_spelling_only_if_they_are_the_same(seed: int) -> None:
                 assert (text == its) is (difference(value, other) is None)
 
 
+@pytest.mark.slow
 @given(st.integers(min_value=0))
 def test_a_race_never_merges_unequal_answers(seed: int) -> None:
     """Whether or not a type is declared: answers of one spelling are the same, or refused by name."""
