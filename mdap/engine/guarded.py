@@ -205,7 +205,9 @@ class GuardedTask:
         form = canonical(answer)
         try:
             after = self.task.advance(state, answer)
-        except Exception:
+        except BaseException as error:
+            if not of_its_own(error):
+                raise
             return  # it may be a wrong answer, which need not lead anywhere
         if canonical(self.task) != parameters:
             raise SpellingError("advance changed the task's parameters: keep in the state what changes")
