@@ -120,9 +120,7 @@ SELECT model, output_tokens FROM tree JOIN samples USING (run) WHERE output_toke
 
 -- name: usage_by_model
 {paid}
-SELECT model, count(*) AS samples, {tokens},
-       sum(verdict = 'vote') AS votes, sum(verdict = 'flag') AS red_flags,
-       sum(input_tokens IS NULL OR output_tokens IS NULL) AS unmetered,
+SELECT model, {tokens},
        coalesce(sum(input_tokens > 0), 0) AS prompts, coalesce(sum(input_tokens = 0), 0) AS shared
 FROM paid GROUP BY model ORDER BY model
 
