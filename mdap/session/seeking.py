@@ -125,7 +125,11 @@ async def runs_around(reader: Reader, row: RunRow) -> list[RunRow]:
 
 
 async def begun_before(reader: Reader, name: str, task: Task) -> bool:
-    """Return whether an earlier session began a nested *task* under a name."""
+    """Return whether an earlier session began a nested *task* under a name.
+
+    Raises:
+        ValueError: it began another one under that name.
+    """
     row = await reader.run(name)
     if row is None or not could_be(row.task, type(task)):
         return False

@@ -60,7 +60,7 @@ async def subjects_of(
 
 
 def known_steps(task: Task, most: int, seed: int) -> list[Surveyed]:
-    """Return at most so many random steps with right answers from the task's oracle; none without one."""
+    """Return up to *most* random steps, answered by the task's oracle; none if it has no oracle."""
     if isinstance(task, Chain):
         name = task_name(task)
         states = states_of_task(name, task, seed) if _chain_has_oracle(name, task) else None

@@ -76,6 +76,7 @@ REFUSED = {
     "unknown parameter": Bad("run hanoi -p disk=3", ("no parameter 'disk'", "hanoi has: disks")),
     "parameter twice": Bad("run hanoi -p disks=2 -p disks=3", ("'disks' twice",)),
     "parameter without a value": Bad("run hanoi -p disks", ("NAME=VALUE", "'disks'")),
+    "a folder to read": Bad("runs --db folder.db", ("folder.db is a folder", "name a file with --db")),
     "a target without a use": Bad("run hanoi --target 0.9", ("--target goes with -k auto",)),
     "a floor without a use": Bad("run hanoi -k auto --floor 0.6", ("--floor", "-k robust")),
     "broken json": Bad("run hanoi -p disks=[1", ("disks", "JSON", "'[1'")),

@@ -423,7 +423,7 @@ def test_a_second_process_on_the_same_batch_is_refused(cli: Cli) -> None:
 
 @pytest.mark.slow
 def test_processes_create_and_share_a_database(cli: Cli) -> None:
-    """Whoever comes first creates it, the others wait for that; each run comes out as if it were alone."""
+    """The first process creates it while the others wait; each run has the result it would have alone."""
     names = ("first", "second", "third")
     ended = cli.each(*[f"run hanoi -p disks=4 {RATES} --run-id {name} --json" for name in names])
 

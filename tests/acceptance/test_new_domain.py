@@ -52,7 +52,7 @@ class Environment:
         return self.run(folder, "-m", "pip", "install", *quiet, *projects)
 
     def check_tests(self, folder: Path, passed: int) -> None:
-        """Run the tests in *folder*, so many of which must pass."""
+        """Run the tests in *folder*; *passed* of them must pass."""
         tested = self.run(folder, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
         assert tested.code == 0, tested.out
         assert f"{passed} passed" in tested.out

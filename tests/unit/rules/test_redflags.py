@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mdap.rules.redflags import EMPTY, MAX_CHARS_PER_TOKEN, REFUSED, TOO_LONG, TRUNCATED, clean, precheck
+from mdap.tasks import RedFlag
 
 COMPLETE = ["stop", "end_turn", "stop_sequence", "eos", "complete"]
 
@@ -235,3 +236,8 @@ def test_a_verdict_is_short_and_never_fails(
 ) -> None:
     verdict = precheck(clean(text, max_tokens), finish_reason, output_tokens, max_tokens)
     assert verdict is None or 0 < len(verdict) <= 60
+
+
+def test_a_reason_is_a_text() -> None:
+    """Whatever an author gives, the statistics count by it."""
+    assert RedFlag(5).reason == "5"  # type: ignore[arg-type]
