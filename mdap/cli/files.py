@@ -24,7 +24,7 @@ _MARKS: Final = (
 class Written:
     """A file that is written beside its path and replaces it only when kept; *option* names it in errors.
 
-    A pipe or a device is written at once.
+    It writes to a pipe or a device directly.
     """
 
     def __init__(self, option: str, path: Path) -> None:

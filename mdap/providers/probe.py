@@ -167,7 +167,7 @@ class _Probe:
             await self._measure_n(first[0])
 
     async def _measure_n(self, alone: Reply) -> None:
-        """Ask for several samples at once from here on, if that gives different stories for one prompt."""
+        """Request several samples at once from now on, if one such request returns different stories."""
         dialect, worth = self._provider.dialect, False
         if dialect is None or "n" not in dialect.open:
             return

@@ -49,7 +49,7 @@ class Strays:
     def count(self, refused: bool, learn: bool) -> bool:
         """Count an answer; return whether it shows a limit.
 
-        What was asked before the limit was lowered does not tell what is usual: then *learn* is False.
+        *learn* is False for requests sent before the limit was lowered: they do not show the usual rate.
         """
         excess = max(_SUSPECT, 2.5 * self.usual)
         up, down = math.log(excess / self.usual), math.log((1 - self.usual) / (1 - excess))

@@ -43,8 +43,7 @@ class Change(NamedTuple):
 class Window:
     """Amounts of the recent past, in slots of a quarter of a second: constant memory, whatever is counted.
 
-    What is added at a moment is remembered for *seconds*, and at most one slot longer; *total* is the sum as
-    of the last call.
+    It remembers each amount for *seconds*, and at most one slot longer; *total* is the sum at the last call.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -133,7 +132,7 @@ class Allowance:
 
 @dataclass(eq=False, slots=True)
 class Attempt:
-    """A request sent at a moment, with so many in flight, itself included; *open* until it ends."""
+    """A request: when it was sent, how many were in flight then (itself included), and if it is *open*."""
 
     at: float
     in_flight: int
@@ -155,7 +154,7 @@ class Pace:
     The owner asks `ready_at` for the head of its queue, waits, and calls `reserve`; once the reply is there
     it calls `settle`, or `refund` if the server never saw the request. In any 60 seconds at most the limits
     go, counting tokens as they are known: reserved, then real. A request larger than the whole token limit
-    goes alone. *burst* seconds' worth of requests may go at once; of tokens, a second's worth may.
+    goes alone. A burst may hold the requests of *burst* seconds, and the tokens of one.
 
     Attributes:
         requests: what remains of the requests.

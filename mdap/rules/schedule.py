@@ -119,7 +119,7 @@ class SampleSchedule:
         return bool(reduced) and not self.turns(tier, views, refused)
 
     def part(self, ordinal: int, views: int, refused: frozenset[Turn] = NOBODY, key: str = "") -> Assignment:
-        """Return how sample *ordinal* of a step with so many *views* is drawn.
+        """Return how sample *ordinal* of a step is drawn; *views* is its number of views.
 
         Models take turns first and views second, so that every model meets every view. Where both are drawn,
         that depends on the step's *key* in its run.
@@ -161,7 +161,7 @@ class SampleSchedule:
         refused: frozenset[Turn] = NOBODY,
         key: str = "",
     ) -> list[Group]:
-        """Return the requests, of *most* samples each, for samples *ordinals* of a step with so many *views*.
+        """Return the requests, of at most *most* samples each, for the samples *ordinals* of a step.
 
         A request asks one model for one presentation, and at one temperature unless that makes no
         difference: then its part is that of its first sample.

@@ -23,7 +23,7 @@ class Room(NamedTuple):
 
 
 def custom_id(token: str, place: int, *about: object) -> str:
-    """Return what the vendor knows a row by: letters, digits and dashes, 45 of them, whatever it is about."""
+    """Return the id of a row for the vendor: always 45 letters, digits and dashes."""
     digest = hashlib.sha256("\0".join(map(str, (token, place, *about))).encode("utf-8", "replace"))
     return f"mdap-{digest.hexdigest()[:_ID_DIGITS]}"
 
