@@ -81,6 +81,9 @@ def _mutate(tokens: list[str], draw: random.Random) -> None:
             tokens[place] = str(draw.randint(-(10**6), 10**6))
 
 
+_AGAIN: Final = 0.05
+
+
 class OverdueError(BaseException):
     """Raised when a call took more processor time than allowed; `except Exception` does not hide it."""
 
@@ -110,9 +113,10 @@ def _interrupted(end: float) -> Iterator[None]:
     def look(number: int, frame: FrameType | None) -> None:
         # The timer counts all threads of the process; only this one's time matters.
         left = end - time.thread_time()
+        # Again soon after an error, which is lost if it is raised in a callback of a weak reference.
+        signal.setitimer(signal.ITIMER_VIRTUAL, left if left > 0 else _AGAIN)
         if left <= 0:
             raise OverdueError
-        signal.setitimer(signal.ITIMER_VIRTUAL, left)
 
     before = signal.signal(signal.SIGVTALRM, look)
     signal.setitimer(signal.ITIMER_VIRTUAL, end - time.thread_time())

@@ -1,10 +1,12 @@
 """Hostile replies through every bundled parser: a small version of `benchmarks/fire/hostile.py`."""
 
+import signal
 from dataclasses import replace
 
 import pytest
 
 from benchmarks.fire.hostile import Target, attack, targets, texts
+from mdap.testing.hostile import OverdueError, deadline
 
 CASES = 2_000
 
@@ -39,3 +41,25 @@ def test_the_comparison_sees_a_parser_that_is_too_kind() -> None:
     attack(kind, "choice=2")
 
     assert len(kind.wrong) == 2
+
+
+class Swallows:
+    """What is raised while it is deleted goes no further."""
+
+    def __del__(self) -> None:
+        while True:
+            pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer of processor time")
+def test_a_deadline_that_was_swallowed_comes_again() -> None:
+    """Or a parser would go on for ever."""
+
+    def read() -> None:
+        Swallows()
+        while True:
+            pass
+
+    with pytest.raises(OverdueError), deadline(0.02):
+        read()
